@@ -1,0 +1,48 @@
+# `make demo` and `make test` are the two commands; each makes .venv when it is not there.
+SHELL := /bin/bash
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+OUT ?= out/demo
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint format bench clean
+
+help:  ## show this
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+demo: $(VENV)/.all  ## what LLM features add, on real data: MovieLens-100K, LightGBM, Feast
+	$(BIN)/llmfeat demo --out $(OUT) --feature-repo feature_repo
+
+test: lint  ## lint, types, layers, then the tests
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/.dev  ## what CI holds besides the tests
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(VENV)/.dev  ## rewrite the code in the house's format
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: $(VENV)/.dev  ## every benchmark, into benchmarks/results
+	for script in benchmarks/[a-z]*.py; do $(BIN)/python $$script --json benchmarks/results/$$(basename $$script .py).json || exit 1; done
+
+clean:  ## remove what the commands above made
+	rm -rf $(VENV) out feature_repo/data dist build
+
+# A stamp per extra, so that a second `make` installs nothing unless what is asked for changed.
+$(VENV)/.all: pyproject.toml constraints.txt | $(BIN)/python
+	$(PIP) install --quiet --constraint constraints.txt --editable '.[all]'
+	touch $@
+
+$(VENV)/.dev: pyproject.toml constraints.txt | $(BIN)/python
+	$(PIP) install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $@ $(VENV)/.all
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "llmfeat needs Python 3.11 or newer, $(PYTHON) is $$($(PYTHON) --version): make PYTHON=python3.11"; exit 1; }
+	$(PYTHON) -m venv $(VENV)

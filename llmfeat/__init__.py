@@ -1,0 +1,62 @@
+"""Features from language models for the recommenders you already run.
+
+The stages, in the order in which data flows: `text` renders rows to strings, `export` and `artifact` hold the model,
+`encode` turns strings into vectors, `history` answers what was known at a moment, `features` are the scikit-learn
+transformers, `store` is Feast, `rank` and `evaluate` come last. Names below are imported on use.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from llmfeat._version import __version__
+
+if TYPE_CHECKING:
+    from llmfeat.artifact import ModelArtifact
+    from llmfeat.encode import TextEncoder, VectorTable, encode_table
+    from llmfeat.export import export_encoder
+    from llmfeat.features import ActivityFeatures, HistoryFeatures
+    from llmfeat.history import InteractionLog
+    from llmfeat.rank import group_sizes
+    from llmfeat.store import FeastVectors
+    from llmfeat.text import ItemTemplate
+
+__all__ = [
+    "ActivityFeatures",
+    "FeastVectors",
+    "HistoryFeatures",
+    "InteractionLog",
+    "ItemTemplate",
+    "ModelArtifact",
+    "TextEncoder",
+    "VectorTable",
+    "__version__",
+    "encode_table",
+    "export_encoder",
+    "group_sizes",
+]
+
+_HOME = {
+    "ActivityFeatures": "features",
+    "FeastVectors": "store",
+    "HistoryFeatures": "features",
+    "InteractionLog": "history",
+    "ItemTemplate": "text",
+    "ModelArtifact": "artifact",
+    "TextEncoder": "encode",
+    "VectorTable": "encode",
+    "encode_table": "encode",
+    "export_encoder": "export",
+    "group_sizes": "rank",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'llmfeat' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"llmfeat.{_HOME[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,1 @@
+"""What every stage stands on: columns, ids, files, progress, optional packages."""

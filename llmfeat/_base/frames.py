@@ -1,0 +1,187 @@
+"""Columns of any data frame (pandas, polars, Arrow) as Arrow or numpy arrays, checked."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import narwhals.stable.v2 as nw
+import numpy as np
+import pyarrow as pa
+
+from llmfeat.errors import EmptyInputError, InputError, LLMFeatWarning, MissingColumnError, TimestampError
+from llmfeat.types import Float32Array, Int64Array
+
+__all__ = [
+    "column",
+    "id_array",
+    "id_column",
+    "label_column",
+    "require_columns",
+    "require_rows",
+    "time_column",
+    "to_frame",
+    "to_us",
+]
+
+US_PER_S = 1_000_000
+# Epochs between 1973 and 5138 have 9 to 11 digits in seconds; each finer unit has three more.
+_EPOCH_UNITS = (("s", 1e8, 1e11, US_PER_S), ("ms", 1e11, 1e14, 1_000), ("us", 1e14, 1e17, 1))
+
+
+def to_frame(data: Any, *, what: str) -> nw.DataFrame[Any]:
+    """Return `data` as an eager narwhals frame.
+
+    Raises
+    ------
+    InputError
+        When `data` is no data frame of pandas, polars, Arrow or another library that narwhals reads.
+    """
+    try:
+        return nw.from_native(data, eager_only=True)
+    except TypeError as error:
+        raise InputError(
+            f"{what} is a {type(data).__name__}, but a data frame was expected: pass a pandas, polars or Arrow table"
+        ) from error
+
+
+def require_columns(frame: nw.DataFrame[Any], names: Iterable[str], *, what: str) -> None:
+    """Raise `MissingColumnError` naming what `frame` lacks, and what it has."""
+    missing = [name for name in names if name not in frame.columns]
+    if missing:
+        raise MissingColumnError(
+            f"{what} has the columns {list(frame.columns)} but {missing} is needed: "
+            "add it, or say which column holds it"
+        )
+
+
+def column(data: Any, name: str, *, what: str) -> pa.Array:
+    """Return one column as a single Arrow array."""
+    frame = to_frame(data, what=what)
+    require_columns(frame, [name], what=what)
+    return _combine(frame.get_column(name).to_arrow())
+
+
+def id_array(values: Any, *, what: str = "ids") -> pa.StringArray:
+    """Return ids as strings, the form in which every part of llmfeat and Feast compares them.
+
+    Integers, strings, UUIDs and whole floats are taken (``7``, ``7.0`` and ``"7"`` are one id).
+
+    Raises
+    ------
+    InputError
+        When an id is null or a fraction.
+    """
+    array = values if isinstance(values, pa.Array) else _to_arrow(values, what=what)
+    if pa.types.is_dictionary(array.type):
+        array = array.dictionary_decode()
+    n_null = array.null_count
+    if pa.types.is_floating(array.type):
+        n_null = int(np.count_nonzero(np.isnan(array.to_numpy(zero_copy_only=False)))) if len(array) else 0
+    if n_null:
+        raise InputError(f"{what} has {n_null} null ids of {len(array)}: every row needs an id, drop or fill those")
+    if pa.types.is_floating(array.type):
+        try:
+            array = array.cast(pa.int64())
+        except pa.ArrowInvalid as error:
+            raise InputError(f"{what} has ids that are fractions: ids are integers or strings, cast them") from error
+    if pa.types.is_boolean(array.type) or pa.types.is_nested(array.type):
+        raise InputError(f"{what} has ids of type {array.type}: ids are integers or strings, cast them")
+    return array.cast(pa.string())
+
+
+def id_column(data: Any, name: str, *, what: str) -> pa.StringArray:
+    """Return the column `name` of `data` as ids; see `id_array`."""
+    return id_array(column(data, name, what=what), what=f"the column {name!r} of {what}")
+
+
+def label_column(data: Any, name: str, *, what: str) -> Float32Array:
+    """Return a numeric column as float32 labels; null or non-numeric ones raise `InputError`."""
+    array = column(data, name, what=what)
+    try:
+        labels: Float32Array = array.cast(pa.float32()).to_numpy(zero_copy_only=False)
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+        raise InputError(f"the column {name!r} of {what} is of type {array.type}, but labels are numbers") from error
+    n_bad = int(np.count_nonzero(~np.isfinite(labels)))
+    if n_bad:
+        raise InputError(f"the column {name!r} of {what} has {n_bad} null labels of {len(labels)}: drop those rows")
+    return labels
+
+
+def time_column(data: Any, name: str, *, what: str) -> Int64Array:
+    """Return the column `name` of `data` in microseconds since the epoch, UTC; see `to_us`."""
+    return to_us(column(data, name, what=what), what=f"the column {name!r} of {what}")
+
+
+def to_us(values: Any, *, what: str = "timestamps") -> Int64Array:
+    """Return times in microseconds since 1970-01-01 UTC, int64.
+
+    Datetimes with a zone are converted; naive ones are taken as UTC, with a warning. Numbers are epochs whose
+    unit (s, ms, us) is told by their size.
+
+    Raises
+    ------
+    TimestampError
+        When a time is null, is no time, or its unit cannot be told.
+    """
+    array = values if isinstance(values, pa.Array) else _to_arrow(values, what=what)
+    if len(array) == 0:
+        return np.empty(0, dtype=np.int64)
+    if array.null_count:
+        raise TimestampError(f"{what} has {array.null_count} null times of {len(array)}: drop or fill those rows")
+    if pa.types.is_timestamp(array.type):
+        if array.type.tz is None:
+            warnings.warn(f"{what} has no time zone: taken as UTC", LLMFeatWarning, stacklevel=3)
+        micros: Int64Array = array.cast(pa.timestamp("us", array.type.tz), safe=False).cast(pa.int64()).to_numpy()
+        return micros
+    if pa.types.is_date(array.type):
+        dates: Int64Array = array.cast(pa.timestamp("us")).cast(pa.int64()).to_numpy()
+        return dates
+    if pa.types.is_integer(array.type) or pa.types.is_floating(array.type):
+        return _epochs_to_us(array.cast(pa.float64()).to_numpy(), array, what=what)
+    raise TimestampError(f"{what} is of type {array.type}, but datetimes or epoch numbers were expected: convert it")
+
+
+def _epochs_to_us(numbers: np.ndarray[Any, Any], array: pa.Array, *, what: str) -> Int64Array:
+    low, high = float(np.min(numbers)), float(np.max(numbers))
+    for _, least, most, factor in _EPOCH_UNITS:
+        if least <= low and high < most:
+            if pa.types.is_integer(array.type):
+                whole: Int64Array = array.cast(pa.int64()).to_numpy() * factor
+                return whole
+            return np.rint(numbers * factor).astype(np.int64)
+    raise TimestampError(
+        f"{what} goes from {low:g} to {high:g}, which is no epoch in s, ms or us after 1973: pass datetimes"
+    )
+
+
+def require_rows(n_rows: int, *, what: str) -> None:
+    """Raise `EmptyInputError` when there are none."""
+    if n_rows == 0:
+        raise EmptyInputError(f"{what} has 0 rows, at least 1 is needed: check the filter or the path it came from")
+
+
+def _to_arrow(values: Any, *, what: str) -> pa.Array:
+    if isinstance(values, pa.ChunkedArray):
+        return _combine(values)
+    if isinstance(values, nw.Series):
+        return _combine(values.to_arrow())
+    try:
+        if isinstance(values, np.ndarray | Sequence):
+            return _combine(pa.array(values))
+        return _combine(pa.array(values, from_pandas=True))
+    except (pa.ArrowInvalid, pa.ArrowTypeError):
+        pass
+    # UUIDs and mixed integers and strings have no Arrow type of their own: their text is what identifies them.
+    cells = list(values)
+    if any(cell is None for cell in cells):
+        raise InputError(f"{what} has {sum(cell is None for cell in cells)} null entries of {len(cells)}")
+    return pa.array([str(cell) for cell in cells])
+
+
+def _combine(array: pa.Array | pa.ChunkedArray) -> pa.Array:
+    if isinstance(array, pa.ChunkedArray):
+        array = array.combine_chunks()
+    # combine_chunks() gives a ChunkedArray again when the strings pass 2 GB.
+    return pa.concat_arrays(array.chunks) if isinstance(array, pa.ChunkedArray) else array

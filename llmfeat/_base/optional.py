@@ -1,0 +1,41 @@
+"""Packages of optional extras, imported on use; the one place that names how to install them."""
+
+from __future__ import annotations
+
+import importlib
+from types import ModuleType
+
+from llmfeat.errors import MissingDependencyError
+
+__all__ = ["import_optional"]
+
+_EXTRA_OF = {
+    "feast": "feast",
+    "pandas": "feast",
+    "lightgbm": "lightgbm",
+    "onnx": "export",
+    "onnxruntime": "cpu",
+    "optimum": "export",
+    "sentence_transformers": "export",
+    "tokenizers": "cpu",
+    "transformers": "export",
+}
+
+
+def import_optional(name: str, *, purpose: str) -> ModuleType:
+    """Return the module `name`, or say which extra brings it.
+
+    Raises
+    ------
+    MissingDependencyError
+        When the package is not installed. An error inside the package passes through.
+    """
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        package = name.partition(".")[0]
+        if (error.name or "").partition(".")[0] != package:
+            raise
+        raise MissingDependencyError(
+            f"{purpose} needs {package!r}, which is not installed: pip install 'llmfeat[{_EXTRA_OF[package]}]'"
+        ) from error

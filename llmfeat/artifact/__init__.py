@@ -1,0 +1,6 @@
+"""What an exported model is: its spec, its fingerprint, and how it is loaded and checked."""
+
+from llmfeat.artifact.model import ModelArtifact
+from llmfeat.artifact.spec import ArtifactSpec, FileRecord
+
+__all__ = ["ArtifactSpec", "FileRecord", "ModelArtifact"]

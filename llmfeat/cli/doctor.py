@@ -1,0 +1,132 @@
+"""``llmfeat doctor``."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+from rich.console import Console
+
+from llmfeat._version import __version__
+
+__all__ = ["command", "instruction_sets", "problems"]
+
+_PACKAGES = (
+    "onnxruntime",
+    "onnxruntime-gpu",
+    "openvino",
+    "tokenizers",
+    "torch",
+    "transformers",
+    "sentence-transformers",
+    "optimum",
+    "optimum-onnx",
+    "onnx",
+    "scikit-learn",
+    "lightgbm",
+    "feast",
+    "duckdb",
+    "numpy",
+    "pandas",
+    "pyarrow",
+)
+# What matters for encoding, by the names that Linux and macOS give it.
+_SETS = {
+    "AMX": ("amx_tile",),
+    "AMX-BF16": ("amx_bf16",),
+    "AVX-512": ("avx512f",),
+    "AVX-512 VNNI": ("avx512_vnni",),
+    "AVX-512 BF16": ("avx512_bf16",),
+    "AVX2": ("avx2",),
+    "NEON": ("asimd", "neon"),
+    "SVE": ("sve",),
+}
+
+
+@click.command("doctor")
+def command() -> None:
+    """Print versions, onnxruntime providers, processor and GPU, and what to mend.
+
+    Ends with status 1 when something needs mending.
+    """
+    console = Console(highlight=False, soft_wrap=True)
+    console.print(f"llmfeat {__version__}, Python {platform.python_version()}, {platform.platform()}\n")
+    versions = installed()
+    for name in _PACKAGES:
+        console.print(f"  {name:24}{versions.get(name, '[dim]not installed[/]')}")
+    console.print(f"\n  {'onnxruntime providers':24}{', '.join(providers()) or '[dim]none[/]'}")
+    console.print(f"  {'cores':24}{_cores()}")
+    console.print(f"  {'instruction sets':24}{', '.join(instruction_sets()) or '[dim]unknown[/]'}")
+    console.print(f"  {'GPU':24}{gpu() or '[dim]none found[/]'}\n")
+    found = list(problems(versions))
+    for problem in found:
+        console.print("[red]mend[/]", problem, markup=True)
+    if found:
+        sys.exit(1)
+    console.print("nothing to mend")
+
+
+def installed() -> dict[str, str]:
+    """Return the installed versions of the packages that matter."""
+    return {dist.name.lower().replace("_", "-"): dist.version for dist in importlib.metadata.distributions()}
+
+
+def problems(versions: dict[str, str]) -> Iterator[str]:
+    """Yield what is wrong with a set of installed versions, and how to mend it."""
+    if "onnxruntime" in versions and "onnxruntime-gpu" in versions:
+        yield (
+            "onnxruntime and onnxruntime-gpu are both installed; they are one module, and the last one installed "
+            "overwrote the other: pip uninstall -y onnxruntime onnxruntime-gpu, then "
+            "pip install 'llmfeat[gpu]' (or 'llmfeat[cpu]')"
+        )
+    if not {"onnxruntime", "onnxruntime-gpu", "openvino"} & set(versions):
+        yield "there is nothing to encode with: pip install 'llmfeat[cpu]' (or 'llmfeat[gpu]')"
+
+
+def providers() -> list[str]:
+    """Return onnxruntime's providers, none where it is not installed."""
+    try:
+        import onnxruntime
+    except ModuleNotFoundError:
+        return []
+    available: list[str] = onnxruntime.get_available_providers()
+    return available
+
+
+def instruction_sets() -> list[str]:
+    """Return the instruction sets of this processor that speed up encoding, none where they cannot be read."""
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.is_file():
+        lines = cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines()
+        said = next((line for line in lines if line.lower().startswith(("flags", "features"))), "")
+    elif sys.platform == "darwin":
+        names = ["machdep.cpu.features", "machdep.cpu.leaf7_features"]
+        said = _output(["sysctl", "-n", *names]) or ("asimd" if platform.machine() == "arm64" else "")
+    else:
+        said = ""
+    flags = set(said.lower().replace(":", " ").split())
+    return [name for name, spellings in _SETS.items() if flags & set(spellings)]
+
+
+def gpu() -> str:
+    """Return the NVIDIA GPUs of this machine in words, empty where there is none."""
+    if shutil.which("nvidia-smi") is None:
+        return ""
+    return _output(["nvidia-smi", "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader"])
+
+
+def _cores() -> str:
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return f"{usable} usable of {os.cpu_count()}"
+
+
+def _output(command: list[str]) -> str:
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=20)
+    return done.stdout.strip() if done.returncode == 0 else ""

@@ -1,0 +1,219 @@
+"""Vectors by id: read from a table that llmfeat encoded, or from a parquet file that somebody else computed."""
+
+from __future__ import annotations
+
+import hashlib
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from llmfeat._base.files import atomic_write, file_sha256, text_sha256
+from llmfeat._base.frames import column, id_array, id_column, require_rows
+from llmfeat._base.ids import IdIndex
+from llmfeat.encode.manifest import Generation, Manifest, Part
+from llmfeat.errors import DuplicateIdError, InputError, TableCorruptError
+from llmfeat.types import Float32Array
+
+__all__ = ["PART_SCHEMA", "VectorTable", "latest_rows", "live_rows", "part_table", "vector_bytes"]
+
+PART_SCHEMA = pa.schema(
+    [
+        ("item_id", pa.string()),
+        ("vector", pa.binary()),  # little-endian float32; null where there is no text
+        ("text_sha256", pa.string()),  # of fingerprint and text together; null where there is no text
+        ("n_tokens", pa.int32()),
+        ("deleted", pa.bool_()),
+        ("valid_from", pa.timestamp("us", "UTC")),
+        ("written_at", pa.timestamp("us", "UTC")),
+    ]
+)
+
+
+class VectorTable:
+    """Vectors by id, in memory; immutable, so that copies and clones of estimators share it.
+
+    Made by `open`, `from_parquet` or `from_arrays`.
+
+    Parameters
+    ----------
+    ids : pyarrow.StringArray of length n
+        Distinct ids.
+    vectors : ndarray of shape (n, dim), float32
+        A row of NaN where an id has no text.
+    fingerprint : str
+        What identifies the vectors.
+    """
+
+    def __init__(self, ids: pa.StringArray, vectors: Float32Array, *, fingerprint: str) -> None:
+        self.ids = ids
+        self.vectors = vectors
+        self.fingerprint = fingerprint
+        vectors.setflags(write=False)
+
+    @classmethod
+    def open(cls, path: str | Path, *, fingerprint: str | None = None) -> Self:
+        """Open a generation of a table that `encode_table` wrote, the current one by default.
+
+        Raises
+        ------
+        TableNotFoundError, TableFingerprintError, TableCorruptError
+            When there is no table, no such generation, or a part is not the one that was written.
+        """
+        folder = Path(path)
+        generation = Manifest.read(folder).generation(fingerprint, where=folder)
+        rows = live_rows(folder, generation)
+        return cls(
+            rows.column("item_id").combine_chunks(),
+            _from_bytes(rows.column("vector"), generation.dim),
+            fingerprint=generation.fingerprint,
+        )
+
+    @classmethod
+    def from_parquet(
+        cls, path: str | Path, *, item_id: str = "item_id", vector: str = "vector", fingerprint: str | None = None
+    ) -> Self:
+        """Read vectors that somebody else computed: an API, an in-house two-tower, images.
+
+        Parameters
+        ----------
+        path : str or Path
+            A parquet file, or a folder of them.
+        item_id, vector : str
+            The columns of ids and of vectors (lists of numbers of one length, null where there is none).
+        fingerprint : str, optional
+            What identifies them, such as a model's name and version; by default a hash of their content.
+
+        Raises
+        ------
+        MissingColumnError, EmptyInputError, DuplicateIdError, InputError
+            When a column is missing, there is no row, an id comes twice, or the vectors are of several lengths.
+        """
+        rows = pq.read_table(path, columns=None)
+        ids = id_column(rows, item_id, what=str(path))
+        vectors = _from_lists(column(rows, vector, what=str(path)), what=f"the column {vector!r} of {path}")
+        return cls.from_arrays(ids, vectors, fingerprint=fingerprint)
+
+    @classmethod
+    def from_arrays(cls, ids: Any, vectors: Any, *, fingerprint: str | None = None) -> Self:
+        """Make a table of ids and of an array of shape ``(n, dim)``, a row of NaN where an id has no vector."""
+        keys = id_array(ids, what="the ids of the vectors")
+        matrix = np.array(vectors, dtype=np.float32, order="C")
+        require_rows(len(keys), what="the vector table")
+        if matrix.ndim != 2 or len(matrix) != len(keys):
+            raise InputError(f"vectors have the shape {matrix.shape}, but ({len(keys)}, dim) was expected: one per id")
+        n_twice = len(keys) - len(pc.unique(keys))
+        if n_twice:
+            raise DuplicateIdError(f"{n_twice} of {len(keys)} ids come more than once: keep one vector per id")
+        if fingerprint is None:
+            fingerprint = text_sha256(f"{matrix.shape} {_bytes_sha256(matrix)} {_bytes_sha256(keys)}")
+        return cls(keys, matrix, fingerprint=fingerprint)
+
+    @property
+    def dim(self) -> int:
+        """The number of dimensions of a vector."""
+        return int(self.vectors.shape[1])
+
+    @property
+    def missing(self) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
+        """Which ids have no vector, bool of shape ``(n,)``."""
+        missing: np.ndarray[tuple[int], np.dtype[np.bool_]] = np.isnan(self.vectors[:, 0])
+        return missing
+
+    def lookup(self, ids: Any) -> Float32Array:
+        """Return the vectors of `ids`, float32 of shape ``(len(ids), dim)``; NaN for unknown and textless ones."""
+        positions = self._index.positions(id_array(ids))
+        out = self.vectors[positions]
+        out[positions < 0] = np.nan
+        return out
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __repr__(self) -> str:
+        return f"VectorTable({len(self)} ids, dim={self.dim}, fingerprint={self.fingerprint[:12]!r})"
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        """Return itself: it is immutable, and `sklearn.base.clone` would copy it for every fold."""
+        return self
+
+    @cached_property
+    def _index(self) -> IdIndex:
+        return IdIndex(self.ids)
+
+
+def latest_rows(folder: Path, generation: Generation) -> pa.Table:
+    """Return the latest row of each id of a generation, in `PART_SCHEMA`, deleted ones included."""
+    tables = [_read_part(folder, part) for part in generation.parts]
+    rows = pa.concat_tables(tables) if tables else PART_SCHEMA.empty_table()
+    encoded = column(rows, "item_id", what="a table part").dictionary_encode()
+    last = np.zeros(len(encoded.dictionary), dtype=np.int64)
+    last[encoded.indices.to_numpy()] = np.arange(len(rows))  # of equal indices numpy keeps the last assignment
+    return rows.take(pa.array(last))
+
+
+def live_rows(folder: Path, generation: Generation) -> pa.Table:
+    """Return the rows of a generation that count, in `PART_SCHEMA`: the latest of each id, without deleted ones."""
+    rows = latest_rows(folder, generation)
+    return rows.filter(pc.invert(rows.column("deleted")))
+
+
+def part_table(folder: Path, fingerprint: str, rows: pa.Table) -> Part:
+    """Write rows of `PART_SCHEMA` as a new part, named by its content, and return its record."""
+    buffer = pa.BufferOutputStream()
+    pq.write_table(rows.cast(PART_SCHEMA), buffer, compression="zstd")
+    data = buffer.getvalue().to_pybytes()
+    digest = _bytes_sha256(data)
+    name = f"{fingerprint[:16]}/part-{digest[:16]}.parquet"
+    atomic_write(folder / name, data)
+    return Part(name, digest, len(data), len(rows))
+
+
+def vector_bytes(vectors: Float32Array) -> list[bytes]:
+    """Return each row as little-endian float32 bytes, the form in which parts and Feast hold it."""
+    data = np.ascontiguousarray(vectors, dtype="<f4").tobytes()
+    width = vectors.shape[1] * 4
+    return [data[begin : begin + width] for begin in range(0, len(data), width)]
+
+
+def _read_part(folder: Path, part: Part) -> pa.Table:
+    path = folder / part.file
+    if not path.is_file() or path.stat().st_size != part.size_bytes or file_sha256(path) != part.sha256:
+        raise TableCorruptError(
+            f"{path} is missing or is not the part that was written: restore it, or encode into a new folder"
+        )
+    return pq.read_table(path, schema=PART_SCHEMA)
+
+
+def _from_bytes(cells: pa.ChunkedArray, dim: int) -> Float32Array:
+    vectors = np.full((len(cells), dim), np.nan, dtype=np.float32)
+    there = cells.is_valid().to_numpy()
+    data = b"".join(cells.drop_null().to_pylist())
+    vectors[there] = np.frombuffer(data, dtype="<f4").reshape(-1, dim)
+    return vectors
+
+
+def _from_lists(cells: pa.Array, *, what: str) -> Float32Array:
+    if not (
+        pa.types.is_list(cells.type) or pa.types.is_large_list(cells.type) or pa.types.is_fixed_size_list(cells.type)
+    ):
+        raise InputError(f"{what} is of type {cells.type}, but lists of numbers were expected")
+    there = cells.is_valid().to_numpy(zero_copy_only=False)
+    lists = cells.drop_null()
+    dims = pc.unique(pc.list_value_length(lists)).to_pylist()
+    if len(dims) != 1 or dims[0] == 0:
+        raise InputError(f"{what} holds lists of the lengths {sorted(dims)[:5]}, but one length over 0 was expected")
+    vectors = np.full((len(cells), dims[0]), np.nan, dtype=np.float32)
+    vectors[there] = pc.list_flatten(lists).cast(pa.float32()).to_numpy(zero_copy_only=False).reshape(-1, dims[0])
+    return vectors
+
+
+def _bytes_sha256(data: Any) -> str:
+    digest = hashlib.sha256()
+    for buffer in data.buffers()[1:] if isinstance(data, pa.Array) else [data]:
+        digest.update(buffer)
+    return digest.hexdigest()

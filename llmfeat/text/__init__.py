@@ -1,0 +1,5 @@
+"""Rows to strings."""
+
+from llmfeat.text.template import ItemTemplate
+
+__all__ = ["ItemTemplate"]
