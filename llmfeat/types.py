@@ -7,8 +7,9 @@ from typing import Any, Protocol, TypeAlias, runtime_checkable
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Float32Array", "Float64Array", "Int32Array", "Int64Array", "VectorSource"]
+__all__ = ["BoolArray", "Float32Array", "Float64Array", "Int32Array", "Int64Array", "VectorSource"]
 
+BoolArray: TypeAlias = npt.NDArray[np.bool_]
 Float32Array: TypeAlias = npt.NDArray[np.float32]
 Float64Array: TypeAlias = npt.NDArray[np.float64]
 Int32Array: TypeAlias = npt.NDArray[np.int32]

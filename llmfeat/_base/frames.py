@@ -150,7 +150,8 @@ def _epochs_to_us(numbers: np.ndarray[Any, Any], array: pa.Array, *, what: str) 
             if pa.types.is_integer(array.type):
                 whole: Int64Array = array.cast(pa.int64()).to_numpy() * factor
                 return whole
-            return np.rint(numbers * factor).astype(np.int64)
+            rounded: Int64Array = np.rint(numbers * factor).astype(np.int64)
+            return rounded
     raise TimestampError(
         f"{what} goes from {low:g} to {high:g}, which is no epoch in s, ms or us after 1973: pass datetimes"
     )

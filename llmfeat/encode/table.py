@@ -17,7 +17,7 @@ from llmfeat._base.frames import column, id_array, id_column, require_rows
 from llmfeat._base.ids import IdIndex
 from llmfeat.encode.manifest import Generation, Manifest, Part
 from llmfeat.errors import DuplicateIdError, InputError, TableCorruptError
-from llmfeat.types import Float32Array
+from llmfeat.types import BoolArray, Float32Array
 
 __all__ = ["PART_SCHEMA", "VectorTable", "latest_rows", "live_rows", "part_table", "vector_bytes"]
 
@@ -119,9 +119,9 @@ class VectorTable:
         return int(self.vectors.shape[1])
 
     @property
-    def missing(self) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
+    def missing(self) -> BoolArray:
         """Which ids have no vector, bool of shape ``(n,)``."""
-        missing: np.ndarray[tuple[int], np.dtype[np.bool_]] = np.isnan(self.vectors[:, 0])
+        missing: BoolArray = np.isnan(self.vectors[:, 0])
         return missing
 
     def lookup(self, ids: Any) -> Float32Array:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import functools
+import hashlib
 import importlib.metadata
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -11,9 +14,8 @@ import joblib
 import numpy as np
 import pyarrow as pa
 
-from llmfeat._base.files import cache_dir, source_sha256
+from llmfeat._base.files import cache_dir, canonical_json, source_sha256
 from llmfeat._base.frames import id_column
-from llmfeat._base.optional import import_optional
 from llmfeat._base.progress import bar
 from llmfeat.encode import VectorTable
 from llmfeat.evaluate.arms import ARMS, ArmResult, fit_arm
@@ -24,12 +26,12 @@ from llmfeat.features import ActivityFeatures, HistoryFeatures
 from llmfeat.features._activity import ACTIVITY_NAMES, POPULARITY_NAMES
 from llmfeat.features._rows import LogTransformer
 from llmfeat.history import InteractionLog
-from llmfeat.types import Float32Array, Int64Array
+from llmfeat.types import BoolArray, Float32Array, Int64Array
 
 __all__ = ["COMPARISONS", "SLICES", "LiftConfig", "LiftData", "LiftResult", "measure_lift", "number"]
 
 # Test rows by slice; estimates by lag, arm, slice and metric.
-Slices: TypeAlias = Mapping[str, np.ndarray[Any, np.dtype[np.bool_]]]
+Slices: TypeAlias = Mapping[str, BoolArray]
 Estimates: TypeAlias = Mapping[int, Mapping[str, Mapping[str, Mapping[str, Estimate]]]]
 
 # What is printed, the headline first: the encoder on top of everything else.
@@ -147,26 +149,25 @@ class LiftResult:
 def measure_lift(data: LiftData, config: LiftConfig, *, progress: bool = False) -> LiftResult:
     """Fit every arm at every lag, and measure all of them on the same test rows and resamples.
 
-    Fitted arms are kept in the user's cache, by their columns, labels and split, the seed, and the sources that fit
-    them: a second run on unchanged data fits nothing.
+    Fitted arms are kept in the user's cache, by the data, the lag, the seed, and the code that fits them: a second run
+    on unchanged data fits nothing.
     """
     split = split_by_time(data.times_us, test_fraction=config.test_fraction)
     memory = joblib.Memory(cache_dir("arms"), verbose=0)
-    fit = memory.cache(_fit_arm)
+    fit = memory.cache(_fit_arm, ignore=["families", "labels", "split"])
     arms: dict[int, dict[str, ArmResult]] = {lag_s: {} for lag_s in config.lags_s}
-    slices: Slices = {}
+    inputs_key = _inputs_key(data, config)
     n_reused = 0
-    with bar(len(config.lags_s) * (len(ARMS) + 1), what="fitting arms", unit="steps", shown=progress) as advance:
+    with bar(len(config.lags_s) * len(ARMS), what="fitting arms", unit="arms", shown=progress) as advance:
         for lag_s in config.lags_s:
-            families = _families(data, split, lag_s=lag_s, seed=config.seed)
-            slices = slices or _slices(families["activity"][split.test])
-            advance(1)
-            for arm, seen in ARMS.items():
-                arguments = ({name: families[name] for name in seen}, data.labels, split, config.seed, _code_key())
-                n_reused += fit.check_call_in_cache(*arguments)
-                arms[lag_s][arm] = fit(*arguments)
+            families = functools.cache(functools.partial(_families, data, split, lag_s=lag_s, seed=config.seed))
+            for arm in ARMS:
+                key = (inputs_key, lag_s, arm, config.seed)
+                n_reused += fit.check_call_in_cache(*key, families, data.labels, split)
+                arms[lag_s][arm] = fit(*key, families, data.labels, split)
                 advance(1)
     memory.reduce_size(bytes_limit=_CACHE_BYTES)
+    slices = _slices(data, split)
     return LiftResult(split, slices, arms, _estimates(data, split, slices, arms, config), n_reused)
 
 
@@ -189,8 +190,10 @@ def _families(data: LiftData, split: TimeSplit, *, lag_s: int, seed: int) -> dic
     return {**families, "popularity": families["activity"][:, popular]}
 
 
-def _slices(activity: Float32Array) -> Slices:
+def _slices(data: LiftData, split: TimeSplit) -> Slices:
     """Return which test rows are of items and users with few earlier events, whatever the lag."""
+    rows = data.rows.take(pa.array(split.test))
+    activity = ActivityFeatures(data.log).fit(rows).transform(rows)
     item_events = activity[:, ACTIVITY_NAMES.index("item_n_events")]
     user_events = activity[:, ACTIVITY_NAMES.index("user_n_events")]
     return {
@@ -202,15 +205,32 @@ def _slices(activity: Float32Array) -> Slices:
 
 
 def _fit_arm(
-    families: Mapping[str, Float32Array], labels: Int64Array, split: TimeSplit, seed: int, code_key: str
+    inputs_key: str,
+    lag_s: int,
+    arm: str,
+    seed: int,
+    families: Callable[[], Mapping[str, Float32Array]],
+    labels: Int64Array,
+    split: TimeSplit,
 ) -> ArmResult:
-    """Fit an arm; `code_key` is there to be a part of the cache's key."""
-    return fit_arm(families, labels, split, seed=seed)
+    """Fit an arm; the first four arguments are the cache's key, so that a cached arm needs no columns at all."""
+    return fit_arm({name: families()[name] for name in ARMS[arm]}, labels, split, seed=seed)
 
 
-def _code_key() -> str:
-    sources = source_sha256(import_optional("llmfeat.evaluate", purpose="the cache's key"))
-    return f"lightgbm {importlib.metadata.version('lightgbm')} llmfeat.evaluate {sources}"
+def _inputs_key(data: LiftData, config: LiftConfig) -> str:
+    """Return a digest of everything that a fitted arm depends on but the lag, the arm and the seed."""
+    digest = hashlib.sha256()
+    for ids in (data.rows.column("user_id"), data.rows.column("item_id"), data.item_ids, data.log.item_ids):
+        digest.update(repr(ids.to_pylist()).encode())
+    for array in (data.times_us, data.labels, data.log.user_codes, data.log.item_codes, data.log.times_us):
+        digest.update(np.ascontiguousarray(array).tobytes())
+    digest.update(data.log.labels.tobytes())
+    digest.update(repr(data.texts).encode())
+    versions = {name: importlib.metadata.version(name) for name in ("lightgbm", "numpy", "scikit-learn", "scipy")}
+    sources = source_sha256(sys.modules["llmfeat"])
+    rest = {"vectors": data.vectors.fingerprint, "test": config.test_fraction, "versions": versions, "code": sources}
+    digest.update(canonical_json(rest).encode())
+    return digest.hexdigest()
 
 
 def _estimates(

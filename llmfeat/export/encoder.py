@@ -103,7 +103,7 @@ def _trace(source: ModelSource) -> onnx.ModelProto:
     # Hugging Face reads this once, at import; a local folder needs no hub, and a machine without one waits for it.
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     exporter = import_optional("optimum.exporters.onnx", purpose="exporting a model")
-    onnx = import_optional("onnx", purpose="exporting a model")
+    load = import_optional("onnx", purpose="exporting a model").load
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
         # The tracer warns of constants that depend on the configuration alone; the parity check is what decides.
         warnings.simplefilter("ignore")
@@ -120,7 +120,7 @@ def _trace(source: ModelSource) -> onnx.ModelProto:
             )
         except (ValueError, KeyError, RuntimeError, OSError) as error:
             raise ExportError(f"optimum could not export {source.name} ({_architecture(source)}): {error}") from error
-        graph: onnx.ModelProto = onnx.load(str(Path(folder) / "model.onnx"))
+        graph: onnx.ModelProto = load(str(Path(folder) / "model.onnx"))
     return graph
 
 

@@ -54,16 +54,16 @@ def graft_pooling(model: onnx.ModelProto, *, pooling: str, normalize: bool, dim:
         return output
 
     if pooling == "mean":
-        mask = node("Unsqueeze", node("Cast", _MASK, to=TensorProto.FLOAT), constant(np.int64([-1])))
-        total = node("ReduceSum", node("Mul", _HIDDEN, mask), constant(np.int64([1])), keepdims=0)
-        count = node("ReduceSum", mask, constant(np.int64([1])), keepdims=0)
+        mask = node("Unsqueeze", node("Cast", _MASK, to=TensorProto.FLOAT), constant(np.array([-1])))
+        total = node("ReduceSum", node("Mul", _HIDDEN, mask), constant(np.array([1])), keepdims=0)
+        count = node("ReduceSum", mask, constant(np.array([1])), keepdims=0)
         pooled = node("Div", total, node("Max", count, constant(np.float32(_LEAST_COUNT))))
     elif pooling == "cls":
         pooled = node("Gather", _HIDDEN, constant(np.int64(0)), axis=1)
     else:
         raise ExportError(f"pooling={pooling!r}, but 'mean' or 'cls' was expected")
     if normalize:
-        norm = node("ReduceL2", pooled, constant(np.int64([1])), keepdims=1)
+        norm = node("ReduceL2", pooled, constant(np.array([1])), keepdims=1)
         pooled = node("Div", pooled, node("Max", norm, constant(np.float32(_LEAST_NORM))))
     nodes.append(helper.make_node("Identity", [pooled], [OUTPUT]))
     model.graph.node.extend(nodes)

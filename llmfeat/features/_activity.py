@@ -11,7 +11,7 @@ import weakref
 import numpy as np
 
 from llmfeat.history import AsOfIndex, InteractionLog
-from llmfeat.types import Float32Array, Float64Array, Int64Array
+from llmfeat.types import BoolArray, Float32Array, Float64Array, Int64Array
 
 __all__ = ["ACTIVITY_NAMES", "POPULARITY_NAMES", "ActivityIndex", "activity_index"]
 
@@ -67,7 +67,7 @@ class _Group:
         )
         return rate
 
-    def since_s(self, moments_us: Int64Array, positions: Int64Array, known: np.ndarray) -> Float64Array:  # type: ignore[type-arg]
+    def since_s(self, moments_us: Int64Array, positions: Int64Array, known: BoolArray) -> Float64Array:
         """Return the seconds since the event at each position, NaN where not `known`."""
         ages = (moments_us - self.times_us[np.clip(positions, 0, len(self.times_us) - 1)]) / 1e6
         return np.where(known, ages, np.nan)

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from llmfeat.types import Float32Array, Float64Array, Int64Array
+from llmfeat.types import BoolArray, Float32Array, Float64Array, Int64Array
 
 __all__ = ["History", "KernelSpec", "exact_unit", "similarity_features"]
 
@@ -73,13 +73,14 @@ def exact_unit(vectors: Float32Array) -> Float64Array:
     """Return `vectors` at unit length, on the grid where their products are exact; shape and order kept."""
     wide = vectors.astype(np.float64)
     norms = np.sqrt(np.einsum("ij,ij->i", wide, wide))
-    return np.rint(wide * (_STEP / norms)[:, None]) / _STEP
+    unit: Float64Array = np.rint(wide * (_STEP / norms)[:, None]) / _STEP
+    return unit
 
 
-def usable(vectors: Float32Array) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
+def usable(vectors: Float32Array) -> BoolArray:
     """Return which rows have a direction: a row of NaN (no text) or of zeros (no known word) has none."""
-    finite: np.ndarray[tuple[int], np.dtype[np.bool_]] = np.isfinite(vectors).all(axis=1) & vectors.any(axis=1)
-    return finite
+    direction: BoolArray = np.isfinite(vectors).all(axis=1) & (vectors != 0).any(axis=1)
+    return direction
 
 
 def similarity_features(
@@ -126,7 +127,7 @@ def similarity_features(
     return out
 
 
-def _drop_undirected(indices: Int64Array, direction: np.ndarray[tuple[int], np.dtype[np.bool_]]) -> Int64Array:
+def _drop_undirected(indices: Int64Array, direction: BoolArray) -> Int64Array:
     if not len(direction):
         return np.full_like(indices, -1)
     return np.where((indices >= 0) & direction[indices], indices, -1)
@@ -181,7 +182,7 @@ def _summaries(
     return np.stack(columns, axis=1).astype(np.float32)
 
 
-def _max_mean_top(cosines: Float64Array, mask: np.ndarray, top_k: int) -> list[Float64Array]:  # type: ignore[type-arg]
+def _max_mean_top(cosines: Float64Array, mask: BoolArray, top_k: int) -> list[Float64Array]:
     count = mask.sum(axis=1)
     total = np.where(mask, cosines, 0.0).sum(axis=1)
     ranked = -np.sort(-np.where(mask, cosines, -np.inf), axis=1)[:, :top_k]
@@ -190,18 +191,18 @@ def _max_mean_top(cosines: Float64Array, mask: np.ndarray, top_k: int) -> list[F
     return [largest, _divide(total, count), _divide(top, np.minimum(count, top_k))]
 
 
-def _weighted_label(cosines: Float64Array, labels: Float64Array, seen: np.ndarray, temperature: float) -> Float64Array:  # type: ignore[type-arg]
+def _weighted_label(cosines: Float64Array, labels: Float64Array, seen: BoolArray, temperature: float) -> Float64Array:
     scaled = np.where(seen, cosines, -np.inf) / temperature
     peak = scaled.max(axis=1, keepdims=True)
     weights = np.exp(np.where(seen, scaled - np.where(np.isfinite(peak), peak, 0.0), -np.inf))
     return _divide((weights * np.where(seen, labels, 0.0)).sum(axis=1), weights.sum(axis=1))
 
 
-def _ratio(mask: np.ndarray, count: Int64Array) -> Float64Array:  # type: ignore[type-arg]
+def _ratio(mask: BoolArray, count: Int64Array) -> Float64Array:
     return _divide(mask.sum(axis=1).astype(np.float64), count)
 
 
-def _divide(total: Float64Array, count: np.ndarray) -> Float64Array:  # type: ignore[type-arg]
+def _divide(total: Float64Array, count: Int64Array | Float64Array) -> Float64Array:
     out = np.full(len(total), np.nan)
     np.divide(total, count, out=out, where=count > 0)
     return out

@@ -93,7 +93,7 @@ class LogTransformer(TransformerMixin, BaseEstimator):
         return Rows(
             users=id_column(X, self.user_id, what="X"),
             items=id_column(X, self.item_id, what="X"),
-            as_of_us=times_us - int(round(self.history_lag_s * 1e6)),
+            as_of_us=times_us - round(self.history_lag_s * 1e6),
         )
 
     def _fitted_log(self) -> InteractionLog:

@@ -138,10 +138,16 @@ class InteractionLog:
         user_ids, user_codes = _factorize(users)
         item_ids, item_codes = _factorize(items)
         order = AsOfIndex(user_codes, times_us, len(user_ids)).order
-        columns = [user_codes[order], item_codes[order], times_us[order], labels[order]]
-        for values in columns:
+        user_codes, item_codes, times_us, labels = (
+            user_codes[order],
+            item_codes[order],
+            times_us[order],
+            labels[order],
+        )
+        for values in (user_codes, item_codes, times_us, labels):
             values.setflags(write=False)
-        return cls(user_ids, item_ids, *columns, by_user=AsOfIndex(columns[0], columns[2], len(user_ids)))
+        by_user = AsOfIndex(user_codes, times_us, len(user_ids))
+        return cls(user_ids, item_ids, user_codes, item_codes, times_us, labels, by_user)
 
     @property
     def n_events(self) -> int:

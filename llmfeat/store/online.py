@@ -99,7 +99,8 @@ class FeastVectors:
             )
         vectors = np.full((len(distinct), self.dim), np.nan, dtype=np.float32)
         vectors[there] = np.frombuffer(b"".join(cells), dtype="<f4").reshape(-1, self.dim)
-        return vectors[encoded.indices.to_numpy()]
+        rows: Float32Array = vectors[encoded.indices.to_numpy()]
+        return rows
 
     def __deepcopy__(self, memo: dict[int, Any]) -> FeastVectors:
         """Return itself: clones of an estimator share the connection."""
