@@ -76,6 +76,8 @@ def id_array(values: Any, *, what: str = "ids") -> pa.StringArray:
     array = values if isinstance(values, pa.Array) else _to_arrow(values, what=what)
     if pa.types.is_dictionary(array.type):
         array = array.dictionary_decode()
+    if isinstance(array.type, pa.BaseExtensionType):
+        array = pa.array([None if cell is None else str(cell) for cell in array.to_pylist()], pa.string())  # UUIDs
     n_null = array.null_count
     if pa.types.is_floating(array.type):
         n_null = int(np.count_nonzero(np.isnan(array.to_numpy(zero_copy_only=False)))) if len(array) else 0

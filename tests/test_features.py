@@ -1,0 +1,313 @@
+from __future__ import annotations
+
+import copy
+import pickle
+
+import numpy as np
+import pandas as pd
+import polars as pl
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.base import clone
+from sklearn.pipeline import FeatureUnion, make_pipeline
+from sklearn.preprocessing import FunctionTransformer
+
+from llmfeat import ActivityFeatures, HistoryFeatures, InteractionLog, VectorTable
+from llmfeat.errors import InputError, MissingColumnError, TableFingerprintError
+from llmfeat.evaluate.controls import CollabFeatures
+from llmfeat.features._activity import ACTIVITY_NAMES
+from llmfeat.features._kernel import History, KernelSpec, exact_unit, similarity_features
+from llmfeat.history import AsOfIndex
+from tests.conftest import random_log
+
+US = 10**6
+VECTORS = VectorTable.from_arrays(["a", "b", "c"], [[1, 0], [0.6, 0.8], [0, 2]])
+
+
+def random_vectors(seed: int, n_items: int = 30, dim: int = 24) -> VectorTable:
+    vectors = np.random.default_rng(seed).standard_normal((n_items, dim)).astype(np.float32)
+    vectors[3] = np.nan
+    return VectorTable.from_arrays([str(item) for item in range(n_items)], vectors)
+
+
+def features_of(kind: str, log: InteractionLog, **parameters):
+    if kind == "activity":
+        return ActivityFeatures(log, **parameters)
+    if kind == "collab":
+        return CollabFeatures(log, **parameters)
+    return HistoryFeatures(log, {"x": random_vectors(0)}, **parameters)
+
+
+KINDS = ("activity", "history", "collab")
+
+
+class TestKernel:
+    def compute(self, vectors, candidate, events, labels, spec):
+        history = History(np.array(events, dtype=np.int64), np.array(labels, dtype=np.float32))
+        row = similarity_features(
+            np.array(vectors, dtype=np.float32),
+            np.array([candidate]),
+            np.array([0]),
+            np.array([len(events)]),
+            history,
+            spec,
+        )[0]
+        return dict(zip(spec.names, row.tolist(), strict=True))
+
+    def test_by_hand(self):
+        spec = KernelSpec(max_events=4, top_k=2, temperatures=(0.5,))
+        vectors = [[1, 0], [0.6, 0.8], [0, 2], [-3, 0]]  # cosines to the first: 1, .6, 0, -1
+        got = self.compute(vectors, 0, [3, 1, 2, 1], [0, 1, 1, 0], spec)
+        weights = np.exp(np.array([-1, 0.6, 0, 0.6]) / 0.5)
+        expected = {
+            "has_vector": 1,
+            "history_share": 1,
+            "last": 0.6,
+            "max": 0.6,
+            "mean": 0.05,
+            "top2": 0.6,
+            "pos_max": 0.6,
+            "pos_mean": 0.3,
+            "pos_top2": 0.3,
+            "neg_max": 0.6,
+            "neg_mean": -0.2,
+            "neg_top2": -0.2,
+            "label_t0.5": (weights[1] + weights[2]) / weights.sum(),
+        }
+        assert got == pytest.approx(expected, abs=1e-6)
+
+    def test_only_the_last_events_count(self):
+        spec = KernelSpec(max_events=1, top_k=5)
+        assert self.compute([[1, 0], [0, 1]], 0, [0, 1], [1, 1], spec)["max"] == 0
+
+    @pytest.mark.parametrize("candidate", [-1, 1, 2])
+    def test_a_candidate_without_a_direction_is_missing(self, candidate):
+        vectors = [[1, 0], [np.nan, np.nan], [0, 0]]
+        got = self.compute(vectors, candidate, [0], [1], KernelSpec())
+        assert got.pop("has_vector") == 0
+        assert got.pop("history_share") == 1
+        assert all(np.isnan(value) for value in got.values())
+
+    def test_an_event_without_a_vector_is_left_out(self):
+        got = self.compute([[1, 0], [0.6, 0.8]], 0, [1, -1], [1, 0], KernelSpec())
+        assert got["history_share"] == 0.5
+        assert np.isnan(got["last"])
+        assert got["mean"] == pytest.approx(0.6)
+        assert np.isnan(got["neg_mean"])
+
+    def test_no_history(self):
+        got = self.compute([[1, 0]], 0, [], [], KernelSpec())
+        assert got.pop("has_vector") == 1
+        assert all(np.isnan(value) for value in got.values())
+
+    @given(st.integers(1, 300), st.integers(0, 20))
+    @settings(max_examples=20, deadline=None)
+    def test_products_are_exact_in_any_order(self, dim, seed):
+        draw = np.random.default_rng(seed)
+        unit = exact_unit(draw.standard_normal((9, dim)).astype(np.float32))
+        shuffled = draw.permutation(dim)
+        assert np.array_equal(unit @ unit.T, unit[:, shuffled] @ unit[:, shuffled].T)
+        assert np.array_equal(unit @ unit.T, np.stack([unit @ row for row in unit]))
+        assert np.abs((unit**2).sum(axis=1) - 1).max() < 1e-7 * np.sqrt(dim)
+
+    def test_a_double_without_the_grid_is_not_exact(self):
+        """The property above can fail: plain unit vectors do not have it."""
+        draw = np.random.default_rng(0)
+        plain = draw.standard_normal((64, 384))
+        plain /= np.linalg.norm(plain, axis=1, keepdims=True)
+        shuffled = draw.permutation(384)
+        assert not np.array_equal(plain @ plain.T, plain[:, shuffled] @ plain[:, shuffled].T)
+
+
+class TestPointInTime:
+    @pytest.mark.parametrize("kind", KINDS)
+    @given(st.integers(0, 30))
+    @settings(max_examples=10, deadline=None)
+    def test_a_future_event_changes_no_earlier_row(self, kind, seed):
+        frame = random_log(seed)
+        times = frame.column("timestamp").to_numpy()
+        cut = int(np.median(times))
+        # From the cut on, everything else happens: other items, flipped labels.
+        changed = frame.to_pandas()
+        later = changed.timestamp >= cut
+        changed.loc[later, "item_id"] = (changed.item_id[later] + 7) % 30
+        changed.loc[later, "label"] = 1 - changed.label[later]
+        rows = frame.filter(pa.array(times <= cut))
+        matrices = [
+            features_of(kind, InteractionLog.from_frame(events, label="label")).fit(rows).transform(rows)
+            for events in (frame, pa.Table.from_pandas(changed))
+        ]
+        np.testing.assert_array_equal(*matrices)
+
+    @pytest.mark.parametrize("kind", ["activity", "history"])
+    def test_a_double_with_at_or_before_fails_that_check(self, kind, monkeypatch):
+        before = AsOfIndex.before
+        monkeypatch.setattr(AsOfIndex, "before", lambda self, codes, times: before(self, codes, times + 1))
+        with pytest.raises(AssertionError):
+            self.test_a_future_event_changes_no_earlier_row.hypothesis.inner_test(self, kind, 1)
+
+    @pytest.mark.parametrize("kind", KINDS)
+    def test_a_lag_hides_what_happened_within_it(self, kind):
+        frame = random_log(3)
+        log = InteractionLog.from_frame(frame, label="label")
+        late = frame.set_column(2, "timestamp", pa.array(frame.column("timestamp").to_numpy() - 3600))
+        lagged = features_of(kind, log, history_lag_s=3600).fit(frame).transform(frame)
+        if kind == "collab":
+            assert not np.array_equal(lagged, features_of(kind, log).fit(frame).transform(frame), equal_nan=True)
+        else:
+            np.testing.assert_array_equal(lagged, features_of(kind, log).fit(late).transform(late))
+
+    def test_shuffled_labels_say_nothing(self):
+        from sklearn.metrics import roc_auc_score
+
+        frame = random_log(5, n_events=6000, n_users=40)
+        log = InteractionLog.from_frame(frame, label="label")
+        matrix = features_of("history", log).fit(frame).transform(frame)
+        labels = frame.column("label").to_numpy()
+        for column in ("label_t0.05", "pos_max", "neg_mean"):
+            values = matrix[:, KernelSpec().names.index(column)]
+            there = np.isfinite(values)
+            assert abs(roc_auc_score(labels[there], values[there]) - 0.5) < 0.03
+
+
+class TestGrid:
+    @pytest.fixture(params=KINDS)
+    def fitted(self, request):
+        frame = random_log(1)
+        log = InteractionLog.from_frame(frame, label="label")
+        return features_of(request.param, log).fit(frame), frame
+
+    def test_one_row_has_the_bits_that_it_has_in_the_batch(self, fitted):
+        features, frame = fitted
+        matrix = features.transform(frame)
+        for n_rows in (1, 2, 3, 37):
+            rows = np.random.default_rng(n_rows).integers(0, len(frame), n_rows)
+            assert features.transform(frame.take(pa.array(rows))).tobytes() == matrix[rows].tobytes()
+
+    def test_pandas_polars_and_arrow_alike(self, fitted):
+        features, frame = fitted
+        matrix = features.transform(frame)
+        assert matrix.dtype == np.float32
+        assert features.transform(frame.to_pandas()).tobytes() == matrix.tobytes()
+        assert features.transform(pl.from_arrow(frame)).tobytes() == matrix.tobytes()
+
+    def test_names_and_set_output(self, fitted):
+        features, frame = fitted
+        names = features.get_feature_names_out()
+        assert len(set(names)) == len(names) == features.transform(frame).shape[1]
+        shown = copy.deepcopy(features).set_output(transform="pandas").transform(frame.to_pandas())
+        assert isinstance(shown, pd.DataFrame)
+        assert list(shown.columns) == list(names)
+
+    def test_clone_and_pickle(self, fitted):
+        features, frame = fitted
+        fresh = clone(features)
+        assert fresh.log is features.log
+        again = pickle.loads(pickle.dumps(features))
+        assert again.transform(frame).tobytes() == features.transform(frame).tobytes()
+        assert fresh.fit(frame).transform(frame).tobytes() == features.transform(frame).tobytes()
+
+    def test_unknown_users_and_items_are_no_error(self, fitted):
+        features, frame = fitted
+        row = pa.table({"user_id": ["new"], "item_id": ["unheard of"], "timestamp": [2 * 10**9]})
+        assert features.transform(row).shape == (1, len(features.get_feature_names_out()))
+
+    def test_no_rows(self, fitted):
+        features, frame = fitted
+        assert features.transform(frame.slice(0, 0)).shape == (0, len(features.get_feature_names_out()))
+
+    def test_a_missing_column_is_named(self, fitted):
+        features, frame = fitted
+        with pytest.raises(MissingColumnError, match=r"\['item_id'\] is needed"):
+            clone(features).fit(frame.drop_columns(["item_id"]))
+        with pytest.raises(MissingColumnError, match=r"'item_id'"):
+            features.transform(frame.drop_columns(["item_id"]))
+
+    def test_in_a_union_and_a_pipeline(self, fitted):
+        features, frame = fitted
+        pipeline = make_pipeline(FeatureUnion([("f", clone(features))]), FunctionTransformer(np.nan_to_num))
+        assert np.isfinite(pipeline.fit_transform(frame)).all()
+
+
+class TestHistoryFeatures:
+    def test_by_hand(self, log, events):
+        features = HistoryFeatures(log, {"text": VECTORS}).fit(events)
+        names = list(features.get_feature_names_out())
+        row = pa.table({"user_id": ["u1"], "item_id": ["b"], "timestamp": [10**9 + 500]})
+        got = dict(zip(names, features.transform(row)[0].tolist(), strict=True))
+        assert got["text_last"] == pytest.approx(0.8)  # c, at 400 s
+        assert got["text_mean"] == pytest.approx((0.6 + 1 + 0.8) / 3)
+        assert got["text_pos_mean"] == pytest.approx((0.6 + 0.8) / 2)
+
+    def test_an_item_outside_the_catalogue_is_an_indicator_not_a_zero(self, log, events):
+        features = HistoryFeatures(log, {"text": VECTORS}).fit(events)
+        row = pa.table({"user_id": ["u1"], "item_id": ["zz"], "timestamp": [10**9 + 500]})
+        got = dict(zip(features.get_feature_names_out(), features.transform(row)[0], strict=True))
+        assert got["text_has_vector"] == 0
+        assert np.isnan(got["text_max"])
+
+    def test_another_fingerprint_is_refused(self, log, events):
+        features = HistoryFeatures(log, {"text": VECTORS}).fit(events)
+        features.set_params(vectors={"text": VectorTable.from_arrays(["a"], [[1.0, 2.0]])})
+        with pytest.raises(TableFingerprintError, match="serve the generation that the ranker was trained on"):
+            features.transform(events)
+
+    @pytest.mark.parametrize(
+        ("parameters", "said"),
+        [
+            ({"vectors": None}, "a mapping of names to vector sources"),
+            ({"vectors": {"x": np.eye(2)}}, r"VectorTable.from_arrays"),
+            ({"max_events": 0}, "max_events=0"),
+            ({"top_k": 1.5}, r"top_k=1\.5"),
+            ({"temperatures": (0.0,)}, "all over 0"),
+            ({"history_lag_s": -1}, "history_lag_s=-1"),
+            ({"log": None}, r"InteractionLog\.from_frame"),
+        ],
+    )
+    def test_bad_parameters(self, log, events, parameters, said):
+        with pytest.raises(InputError, match=said):
+            HistoryFeatures(**{"log": log, "vectors": {"text": VECTORS}, **parameters}).fit(events)
+
+
+class TestActivityFeatures:
+    def row(self, log, user, item, second, **parameters):
+        frame = pa.table({"user_id": [user], "item_id": [item], "timestamp": [10**9 + second]})
+        values = ActivityFeatures(log, **parameters).fit(frame).transform(frame)[0].tolist()
+        return dict(zip(ACTIVITY_NAMES, values, strict=True))
+
+    def test_by_hand(self, log):
+        got = self.row(log, "u1", "a", 400)
+        assert got["user_n_events"] == 2
+        assert got["user_label_last1"] == 0
+        assert got["user_label_last5"] == 0.5
+        assert got["user_since_last_s"] == 200
+        assert got["user_since_first_s"] == 300
+        assert got["user_session_n"] == 2
+        assert got["user_session_s"] == 300
+        assert got["item_n_events"] == 2
+        assert got["pair_n_events"] == 1
+        assert got["rate"] == pytest.approx(3 / 5)
+        assert got["user_rate"] == pytest.approx((1 + 10 * 3 / 5) / 12)
+
+    def test_a_session_ends_after_half_an_hour(self, log):
+        assert self.row(log, "u1", "a", 400 + 1800)["user_session_n"] == 3
+        assert self.row(log, "u1", "a", 400 + 1801)["user_session_n"] == 0
+
+    def test_time_windows(self, log):
+        got = self.row(log, "u1", "a", 3600 + 150)
+        assert got["user_n_1h"] == 2  # those of 200 s and 400 s
+        assert got["user_n_1d"] == 3
+
+    def test_a_new_user_and_item(self, log):
+        got = self.row(log, "new", "new", 400)
+        assert got["user_n_events"] == got["item_n_events"] == got["pair_n_events"] == 0
+        assert got["user_rate"] == got["item_rate"] == pytest.approx(got["rate"])
+        assert np.isnan(got["user_label_last5"])
+        assert np.isnan(got["item_since_last_s"])
+
+    def test_excess_is_over_what_was_expected_then(self, log):
+        # u1 before 400 s: a at 100 s (liked, nothing known: expected .5), b at 200 s (disliked, expected: all before
+        # it, which is a, liked, so 1).
+        assert self.row(log, "u1", "c", 400)["user_excess"] == pytest.approx(((1 - 0.5) + (0 - 1)) / 2)
