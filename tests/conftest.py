@@ -45,9 +45,7 @@ def tiny_graph(seed: int = 0) -> onnx.ModelProto:
         helper.make_node("MatMul", ["attention", "mixed"], ["last_hidden_state"]),
     ]
     shape = ["n_texts", "length"]
-    inputs = [
-        helper.make_tensor_value_info(name, TensorProto.INT64, shape) for name in ("input_ids", "attention_mask")
-    ]
+    inputs = [helper.make_tensor_value_info(name, TensorProto.INT64, shape) for name in ("input_ids", "attention_mask")]
     output = helper.make_tensor_value_info("last_hidden_state", TensorProto.FLOAT, [*shape, DIM])
     constants = [numpy_helper.from_array(value, name) for name, value in weights.items()]
     graph = helper.make_graph(nodes, "tiny", inputs, [output], constants)

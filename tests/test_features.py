@@ -210,7 +210,7 @@ class TestGrid:
         assert fresh.fit(frame).transform(frame).tobytes() == features.transform(frame).tobytes()
 
     def test_unknown_users_and_items_are_no_error(self, fitted):
-        features, frame = fitted
+        features, _ = fitted
         row = pa.table({"user_id": ["new"], "item_id": ["unheard of"], "timestamp": [2 * 10**9]})
         assert features.transform(row).shape == (1, len(features.get_feature_names_out()))
 

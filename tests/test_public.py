@@ -32,7 +32,9 @@ def test_public_names_are_these_and_load():
 
 
 def test_import_is_light_and_fast():
-    code = "import sys, llmfeat; print([m for m in sys.modules if m in ('numpy', 'pyarrow', 'sklearn', 'torch', 'feast')])"
+    code = (
+        "import sys, llmfeat; print([m for m in sys.modules if m in ('numpy', 'pyarrow', 'sklearn', 'torch', 'feast')])"
+    )
     started = time.perf_counter()
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
@@ -40,7 +42,10 @@ def test_import_is_light_and_fast():
 
 
 def test_encoding_loads_no_torch():
-    code = "import sys, llmfeat.encode, llmfeat.features; print([m for m in ('torch', 'transformers', 'feast', 'onnxruntime') if m in sys.modules])"
+    code = (
+        "import sys, llmfeat.encode, llmfeat.features; "
+        "print([name for name in ('torch', 'transformers', 'feast', 'onnxruntime') if name in sys.modules])"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 

@@ -23,7 +23,9 @@ def test_lists_and_doubled_brackets():
 
 
 def test_an_item_of_which_nothing_is_left_has_no_text():
-    assert ItemTemplate("[{title}]").render(pa.table({"title": [None, ""]}).cast(pa.schema([("title", pa.string())]))) == [None, None]
+    assert ItemTemplate("[{title}]").render(
+        pa.table({"title": [None, ""]}).cast(pa.schema([("title", pa.string())]))
+    ) == [None, None]
 
 
 @pytest.mark.parametrize(

@@ -70,9 +70,10 @@ def _print_lift(console: Console, lift: dict[str, Any]) -> None:
     ranker = lift["ranker"]["llm_vs_no_text"]
     console.print("  lambdarank, LLM over no text: " + ", ".join(f"{m} {_signed(g)}" for m, g in ranker.items()))
     rows = lift["data"]["test_rows_by_slice"]
-    parts = {"all": f"all {rows['all']:,} rows", "cold_item": f"{rows['cold_item']:,} cold"}
-    table = Table(title="\nArms on the same test rows, with 95 % intervals", title_justify="left", box=SIMPLE_HEAD)
+    console.print(f"\nArms: {rows['all']:,} test rows, {rows['cold_item']:,} of them of cold items, 95 % intervals")
+    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
     table.add_column("arm", no_wrap=True)
+    parts = {"all": "all", "cold_item": "cold"}
     for label in parts.values():
         for metric in _METRICS:
             table.add_column(f"{metric}\n{label}", justify="right", no_wrap=True)

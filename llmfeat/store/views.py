@@ -48,6 +48,7 @@ def feature_views(table: str | Path) -> list[Any]:
 
 def _view(feast: Any, entity: Any, folder: Path, generation: Generation) -> Any:
     types = import_optional("feast.types", purpose="the feature store")
+    format_ = import_optional("feast.data_format", purpose="the feature store")
     name = view_name(generation.fingerprint)
     return feast.FeatureView(
         name=name,
@@ -62,6 +63,8 @@ def _view(feast: Any, entity: Any, folder: Path, generation: Generation) -> Any:
         source=feast.FileSource(
             name=f"{name}_source",
             path=str(folder / generation.fingerprint[:16]),
+            # Said, because the DuckDB store reads nothing from a folder whose format it is not told.
+            file_format=format_.ParquetFormat(),
             timestamp_field="valid_from",
             created_timestamp_column="written_at",
         ),
