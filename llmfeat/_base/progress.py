@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator
 
-__all__ = ["bar"]
+__all__ = ["bar", "spinner"]
 
 
 @contextlib.contextmanager
@@ -21,3 +21,16 @@ def bar(total: int, *, what: str, unit: str, shown: bool = True) -> Iterator[Cal
     ) as progress:
         task = progress.add_task(what, total=total)
         yield lambda steps: progress.advance(task, steps)
+
+
+@contextlib.contextmanager
+def spinner(what: str, *, shown: bool = True) -> Iterator[None]:
+    """Show that `what` is under way, where nothing can be counted."""
+    from rich.console import Console
+
+    console = Console(stderr=True)
+    if not (shown and console.is_terminal):
+        yield
+        return
+    with console.status(what):
+        yield

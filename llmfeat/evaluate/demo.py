@@ -19,6 +19,7 @@ import pyarrow as pa
 
 from llmfeat._base.files import atomic_write
 from llmfeat._base.frames import id_column, label_column
+from llmfeat._base.progress import spinner
 from llmfeat._version import __version__
 from llmfeat.artifact import ModelArtifact
 from llmfeat.encode import EncodeSummary, TextEncoder, VectorTable, encode_table
@@ -73,9 +74,11 @@ class _Catalogue:
 def run_demo(out: Path, *, feature_repo: Path, config: LiftConfig, say: Say, progress: bool = True) -> DemoResult:
     """Run the demo, saying each step, and return what it wrote into `out`."""
     started = time.perf_counter()
-    movies = load_movielens()
+    with spinner("fetching MovieLens-100K", shown=progress):
+        movies = load_movielens()
     say(f"data        MovieLens-100K: {len(movies.ratings):,} ratings of {len(movies.items):,} films")
-    artifact = cached_artifact("bundled:minilm")
+    with spinner("exporting all-MiniLM-L6-v2 to ONNX", shown=progress):
+        artifact = cached_artifact("bundled:minilm")
     spec = artifact.spec
     say(
         f"model       {spec.source}, {spec.dim} dimensions, fingerprint {spec.fingerprint[:12]}: cosine to "
@@ -88,12 +91,14 @@ def run_demo(out: Path, *, feature_repo: Path, config: LiftConfig, say: Say, pro
     result = measure_lift(data, config, progress=progress)
     n_fits = sum(map(len, result.arms.values()))
     say(f"arms        {n_fits} fits over lags of {list(config.lags_s)} s, {result.n_fits_reused} of them reused")
-    pipelines = {
-        "no_text": fit_ranker(data.rows, data.labels, result.split, data.log, None, seed=config.seed),
-        "llm": fit_ranker(data.rows, data.labels, result.split, data.log, {"llm": catalogue.vectors}, seed=config.seed),
-    }
+    with spinner("fitting the lambdarank pipelines", shown=progress):
+        pipelines = {
+            name: fit_ranker(data.rows, data.labels, result.split, data.log, vectors, seed=config.seed)
+            for name, vectors in {"no_text": None, "llm": {"llm": catalogue.vectors}}.items()
+        }
     ranker = _ranker_json(data, result, pipelines, config)
-    check = _check_serving(data, result, pipelines["llm"], feature_repo, seed=config.seed)
+    with spinner("serving requests from the online store", shown=progress):
+        check = _check_serving(data, result, pipelines["llm"], feature_repo, seed=config.seed)
     say(
         f"serving     {check.n_rows} rows x {check.n_columns} columns in {check.n_requests} requests, vectors from the "
         f"online store: {'equal' if check.features_equal and check.scores_equal else 'NOT EQUAL'} to those from "
@@ -130,8 +135,9 @@ def _encode(movies: MovieLens, artifact: ModelArtifact, repo: Path, *, say: Say,
 
 def _store(repo: Path, catalogue: _Catalogue, *, say: Say, progress: bool) -> None:
     name = view_name(catalogue.vectors.fingerprint)
-    if name not in {view.name for view in open_store(repo).list_feature_views()}:
-        apply_repo(repo)
+    with spinner("feast apply", shown=progress):
+        if name not in {view.name for view in open_store(repo).list_feature_views()}:
+            apply_repo(repo)
     written = write_online(repo, catalogue.table, progress=progress)
     say(
         f"store       view {name}: {written.written} vectors written online and read back, "
