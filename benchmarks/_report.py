@@ -1,0 +1,58 @@
+"""What every benchmark shares: its command line, the machine, and the file that it writes."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+import json
+import os
+import platform
+import subprocess
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+_PACKAGES = ("llmfeat", "feast", "lightgbm", "numpy", "onnxruntime", "pyarrow", "scikit-learn", "scipy", "tokenizers")
+
+
+def arguments(description: str) -> argparse.Namespace:
+    """Parse ``[--data DIR] [--quick] --json FILE``."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--data", type=Path, help="a folder of data sets; unused where a benchmark makes its own")
+    parser.add_argument("--quick", action="store_true", help="a smoke run of under a minute")
+    parser.add_argument("--json", type=Path, required=True, help="where the results go")
+    return parser.parse_args()
+
+
+def write(path: Path, figures: dict[str, float], rows: list[dict[str, Any]]) -> None:
+    """Write the results, and print the figures."""
+    body = {
+        "schema": 1,
+        "machine": machine(),
+        "versions": {name: importlib.metadata.version(name) for name in _PACKAGES},
+        "commit": _commit(),
+        "figures": figures,
+        "rows": rows,
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(body, indent=2, allow_nan=False) + "\n")
+    for name, value in figures.items():
+        print(f"{name:32}{value:.6g}")
+
+
+def machine() -> dict[str, Any]:
+    """Return the processor and the system in words."""
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.is_file() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return {
+        "processor": names[0] if names else platform.processor(),
+        "cores": os.cpu_count(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "python": platform.python_version(),
+    }
+
+
+def _commit() -> str:
+    done = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False)
+    return done.stdout.strip() or "unknown"
