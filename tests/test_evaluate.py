@@ -285,6 +285,8 @@ def test_report_is_self_contained_and_draws_every_arm(measured):
     assert "planted &lt;b&gt;" in page
     assert not re.search(r"https?://|@import|url\(", page)
     assert page.count('class="range"') >= 2 * len(ARMS)
+    found = [result.lift_json(lag_s)[name]["all"]["auc"]["ci95"] for lag_s in (0, 3600) for name in COMPARISONS]
+    assert page.count('class="row differs"') == sum(low > 0 or high < 0 for low, high in found) < len(found)
     places = [float(place) for place in re.findall(r"left:([-\d.]+)%", page)]
     assert min(places) >= 0
     assert max(places) <= 100

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import click
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
@@ -71,7 +70,7 @@ def _print_lift(console: Console, lift: dict[str, Any]) -> None:
     console.print("  lambdarank, LLM over no text: " + ", ".join(f"{m} {_signed(g)}" for m, g in ranker.items()))
     rows = lift["data"]["test_rows_by_slice"]
     console.print(f"\nArms: {rows['all']:,} test rows, {rows['cold_item']:,} of them of cold items, 95 % intervals")
-    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False)
     table.add_column("arm", no_wrap=True)
     parts = {"all": "all", "cold_item": "cold"}
     for label in parts.values():

@@ -227,7 +227,7 @@ def _inputs_key(data: LiftData, config: LiftConfig) -> str:
     digest.update(data.log.labels.tobytes())
     digest.update(repr(data.texts).encode())
     versions = {name: importlib.metadata.version(name) for name in ("lightgbm", "numpy", "scikit-learn", "scipy")}
-    sources = source_sha256(sys.modules["llmfeat"])
+    sources = [source_sha256(sys.modules[f"llmfeat.{name}"]) for name in ("history", "features", "encode", "evaluate")]
     rest = {"vectors": data.vectors.fingerprint, "test": config.test_fraction, "versions": versions, "code": sources}
     digest.update(canonical_json(rest).encode())
     return digest.hexdigest()

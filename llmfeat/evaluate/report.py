@@ -102,7 +102,7 @@ def _chart(
                 "point": place(point),
                 "text": f"{point:{sign}.{digits}f}",
                 "interval": f"[{low:{sign}.{digits}f}, {high:{sign}.{digits}f}]",
-                "clear": signed and (low > 0 or high < 0),
+                "differs": signed and (low > 0 or high < 0),
             }
             for label, point, low, high in defined
         ],
