@@ -49,6 +49,10 @@ def test_uuids_and_categories_are_ids():
         (pd.Series([1.0, np.nan]), "1 null ids of 2"),
         ([1.5], "fractions"),
         ([True], "type bool"),
+        ([b"\xff"], "type binary"),
+        (["x", float("nan")], "1 null ids of 2"),
+        (np.array(["x", np.nan], dtype=object), "1 null ids of 2"),
+        ([uuid.UUID(int=1), pd.NA, 7], "1 null ids of 3"),
     ],
 )
 def test_bad_ids_are_refused(values, said):
@@ -78,6 +82,8 @@ def test_naive_datetimes_are_utc_and_said():
     ("values", "said"),
     [
         (pa.array([10**9, None]), "1 null times of 2"),
+        (pa.array([1e9, np.nan]), "1 null times of 2"),
+        ([1577836800123456789], "no epoch in s, ms or us"),
         ([5, 6], "no epoch in s, ms or us"),
         ([10**9, 10**12], "no epoch in s, ms or us"),
         (["2020-01-01"], "type string"),
@@ -95,6 +101,8 @@ def test_columns_are_named_in_errors(events):
         to_frame([1], what="the log")
     with pytest.raises(InputError, match="1 null labels of 2"):
         label_column(pa.table({"y": [1.0, None]}), "y", what="the log")
+    with pytest.raises(InputError, match="mixes types"):
+        id_column(pd.DataFrame({"user_id": [1, "b"]}), "user_id", what="the log")
     with pytest.raises(InputError, match="labels are numbers"):
         label_column(pa.table({"y": ["good"]}), "y", what="the log")
     assert id_column(events.to_pandas(), "user_id", what="x").to_pylist()[:2] == ["u1", "u1"]

@@ -217,6 +217,16 @@ class TestOthersVectors:
         with pytest.raises(kind, match=said):
             VectorTable.from_parquet(tmp_path / "v.parquet")
 
+    def test_the_fingerprint_is_of_ids_and_vectors(self):
+        ids = pa.array(["a", "b", "c", "d"])
+        prints = [VectorTable.from_arrays(part, np.eye(2)).fingerprint for part in (ids[:2], ids[2:], ["a", "b"])]
+        assert prints[0] == prints[2] != prints[1]
+
+    @pytest.mark.parametrize("vectors", [[[1.0], [1.0, 2.0]], np.empty((2, 0)), [["x"], ["y"]]])
+    def test_what_is_no_matrix_is_refused(self, vectors):
+        with pytest.raises(InputError, match="vectors"):
+            VectorTable.from_arrays(["a", "b"], vectors)
+
     def test_arrays_of_another_shape(self):
         with pytest.raises(InputError, match=r"\(1, dim\) was expected"):
             VectorTable.from_arrays(["a"], [1.0, 2.0])

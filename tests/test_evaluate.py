@@ -7,6 +7,7 @@ from html.parser import HTMLParser
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 from sklearn.metrics import log_loss, ndcg_score, roc_auc_score
 
@@ -124,11 +125,23 @@ class TestControls:
         frame = random_log(2, n_events=800)
         log = InteractionLog.from_frame(frame, label="label")
         features = CollabFeatures(log, n_blocks=4).fit(frame)
-        assert len(features.parts_) == 5
+        assert len(features.parts_) == 6
         has_vector = features.transform(frame)[:, 0]
         times = frame.column("timestamp").to_numpy()
-        assert has_vector[times * US < features.edges_us_[1]].max() == 0  # nothing is known before the first block
-        assert has_vector[times * US >= features.edges_us_[1]].mean() > 0.5
+        assert has_vector[times * US < features.edges_us_[2]].max() == 0  # nothing is known before the first block
+        assert has_vector[times * US >= features.edges_us_[2]].mean() > 0.5
+
+    def test_rows_before_the_fitted_ones_see_no_vectors(self):
+        frame = random_log(2, n_events=800).sort_by("timestamp")
+        log = InteractionLog.from_frame(frame, label="label")
+        features = CollabFeatures(log).fit(frame.slice(400))
+        early = frame.filter(pc.less(frame["timestamp"], frame["timestamp"][400]))
+        assert features.transform(early)[:, 0].max() == 0
+
+    def test_nothing_to_learn_from_is_no_vectors(self):
+        assert np.isnan(tfidf_vectors(self.ids, [None, None, None], seed=0).vectors).all()
+        frame = pa.table({"user_id": ["u"] * 3, "item_id": ["a", "b", "c"], "timestamp": [10**9] * 3})
+        assert np.isnan(collab_vectors(InteractionLog.from_frame(frame), seed=0).vectors).all()
 
 
 def lift_data(seed: int = 0, *, n_users: int = 40, n_items: int = 120, n_events: int = 3600) -> LiftData:

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import copy
+import gc
 import pickle
+import weakref
 
 import numpy as np
 import pandas as pd
@@ -261,7 +263,10 @@ class TestHistoryFeatures:
             ({"vectors": {"x": np.eye(2)}}, r"VectorTable.from_arrays"),
             ({"max_events": 0}, "max_events=0"),
             ({"top_k": 1.5}, r"top_k=1\.5"),
-            ({"temperatures": (0.0,)}, "all over 0"),
+            ({"temperatures": (0.0,)}, "numbers over 0"),
+            ({"temperatures": 0.1}, "numbers over 0"),
+            ({"history_lag_s": "1h"}, "history_lag_s='1h'"),
+            ({"history_lag_s": float("inf")}, "history_lag_s=inf"),
             ({"history_lag_s": -1}, "history_lag_s=-1"),
             ({"log": None}, r"InteractionLog\.from_frame"),
         ],
@@ -306,6 +311,14 @@ class TestActivityFeatures:
         assert got["user_rate"] == got["item_rate"] == pytest.approx(got["rate"])
         assert np.isnan(got["user_label_last5"])
         assert np.isnan(got["item_since_last_s"])
+
+    def test_what_is_prepared_for_a_log_goes_with_it(self, events):
+        log = InteractionLog.from_frame(events, label="label")
+        ActivityFeatures(log).fit(events).transform(events)
+        gone = weakref.ref(log)
+        del log
+        gc.collect()
+        assert gone() is None
 
     def test_excess_is_over_what_was_expected_then(self, log):
         # u1 before 400 s: a at 100 s (liked, nothing known: expected .5), b at 200 s (disliked, expected: all before

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any
 
 import narwhals.stable.v2 as nw
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from llmfeat.errors import EmptyInputError, InputError, LLMFeatWarning, MissingColumnError, TimestampError
 from llmfeat.types import Float32Array, Int64Array
@@ -60,7 +61,10 @@ def column(data: Any, name: str, *, what: str) -> pa.Array:
     """Return one column as a single Arrow array."""
     frame = to_frame(data, what=what)
     require_columns(frame, [name], what=what)
-    return _combine(frame.get_column(name).to_arrow())
+    try:
+        return _combine(frame.get_column(name).to_arrow())
+    except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
+        raise InputError(f"the column {name!r} of {what} mixes types ({error}): cast it to one") from error
 
 
 def id_array(values: Any, *, what: str = "ids") -> pa.StringArray:
@@ -80,7 +84,7 @@ def id_array(values: Any, *, what: str = "ids") -> pa.StringArray:
         array = pa.array([None if cell is None else str(cell) for cell in array.to_pylist()], pa.string())  # UUIDs
     n_null = array.null_count
     if pa.types.is_floating(array.type):
-        n_null = int(np.count_nonzero(np.isnan(array.to_numpy(zero_copy_only=False)))) if len(array) else 0
+        n_null += _count_nan(array)
     if n_null:
         raise InputError(f"{what} has {n_null} null ids of {len(array)}: every row needs an id, drop or fill those")
     if pa.types.is_floating(array.type):
@@ -88,7 +92,7 @@ def id_array(values: Any, *, what: str = "ids") -> pa.StringArray:
             array = array.cast(pa.int64())
         except pa.ArrowInvalid as error:
             raise InputError(f"{what} has ids that are fractions: ids are integers or strings, cast them") from error
-    if pa.types.is_boolean(array.type) or pa.types.is_nested(array.type):
+    if pa.types.is_boolean(array.type) or pa.types.is_nested(array.type) or _is_binary(array.type):
         raise InputError(f"{what} has ids of type {array.type}: ids are integers or strings, cast them")
     return array.cast(pa.string())
 
@@ -102,7 +106,7 @@ def label_column(data: Any, name: str, *, what: str) -> Float32Array:
     """Return a numeric column as float32 labels; null or non-numeric ones raise `InputError`."""
     array = column(data, name, what=what)
     try:
-        labels: Float32Array = array.cast(pa.float32()).to_numpy(zero_copy_only=False)
+        labels: Float32Array = array.cast(pa.float32(), safe=False).to_numpy(zero_copy_only=False)
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
         raise InputError(f"the column {name!r} of {what} is of type {array.type}, but labels are numbers") from error
     n_bad = int(np.count_nonzero(~np.isfinite(labels)))
@@ -130,8 +134,9 @@ def to_us(values: Any, *, what: str = "timestamps") -> Int64Array:
     array = values if isinstance(values, pa.Array) else _to_arrow(values, what=what)
     if len(array) == 0:
         return np.empty(0, dtype=np.int64)
-    if array.null_count:
-        raise TimestampError(f"{what} has {array.null_count} null times of {len(array)}: drop or fill those rows")
+    n_null = array.null_count + (_count_nan(array) if pa.types.is_floating(array.type) else 0)
+    if n_null:
+        raise TimestampError(f"{what} has {n_null} null times of {len(array)}: drop or fill those rows")
     if pa.types.is_timestamp(array.type):
         if array.type.tz is None:
             warnings.warn(f"{what} has no time zone: taken as UTC", LLMFeatWarning, stacklevel=3)
@@ -141,16 +146,24 @@ def to_us(values: Any, *, what: str = "timestamps") -> Int64Array:
         dates: Int64Array = array.cast(pa.timestamp("us")).cast(pa.int64()).to_numpy()
         return dates
     if pa.types.is_integer(array.type) or pa.types.is_floating(array.type):
-        return _epochs_to_us(array.cast(pa.float64()).to_numpy(), array, what=what)
+        return _epochs_to_us(array.to_numpy(), what=what)
     raise TimestampError(f"{what} is of type {array.type}, but datetimes or epoch numbers were expected: convert it")
 
 
-def _epochs_to_us(numbers: np.ndarray[Any, Any], array: pa.Array, *, what: str) -> Int64Array:
+def _count_nan(array: pa.Array) -> int:
+    return int(pc.sum(pc.is_nan(array)).as_py() or 0)
+
+
+def _is_binary(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_fixed_size_binary(kind))
+
+
+def _epochs_to_us(numbers: np.ndarray[Any, Any], *, what: str) -> Int64Array:
     low, high = float(np.min(numbers)), float(np.max(numbers))
     for _, least, most, factor in _EPOCH_UNITS:
         if least <= low and high < most:
-            if pa.types.is_integer(array.type):
-                whole: Int64Array = array.cast(pa.int64()).to_numpy() * factor
+            if np.issubdtype(numbers.dtype, np.integer):
+                whole: Int64Array = numbers.astype(np.int64) * factor
                 return whole
             rounded: Int64Array = np.rint(numbers * factor).astype(np.int64)
             return rounded
@@ -171,16 +184,16 @@ def _to_arrow(values: Any, *, what: str) -> pa.Array:
     if isinstance(values, nw.Series):
         return _combine(values.to_arrow())
     try:
-        if isinstance(values, np.ndarray | Sequence):
-            return _combine(pa.array(values))
-        return _combine(pa.array(values, from_pandas=True))
+        return _combine(pa.array(values, from_pandas=True))  # from_pandas: NaN and NA are nulls
     except (pa.ArrowInvalid, pa.ArrowTypeError):
         pass
     # UUIDs and mixed integers and strings have no Arrow type of their own: their text is what identifies them.
-    cells = list(values)
-    if any(cell is None for cell in cells):
-        raise InputError(f"{what} has {sum(cell is None for cell in cells)} null entries of {len(cells)}")
-    return pa.array([str(cell) for cell in cells])
+    return pa.array([None if _is_null(cell) else str(cell) for cell in values], pa.string())
+
+
+def _is_null(cell: object) -> bool:
+    # pandas' NA compares to nothing, itself included; NaN is the one float that differs from itself.
+    return cell is None or type(cell).__name__ == "NAType" or (isinstance(cell, float) and cell != cell)
 
 
 def _combine(array: pa.Array | pa.ChunkedArray) -> pa.Array:

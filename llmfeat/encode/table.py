@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from llmfeat._base.files import atomic_write, file_sha256, text_sha256
+from llmfeat._base.files import atomic_write, canonical_json, file_sha256, text_sha256
 from llmfeat._base.frames import column, id_array, id_column, require_rows
 from llmfeat._base.ids import IdIndex
 from llmfeat.encode.manifest import Generation, Manifest, Part
@@ -102,15 +102,18 @@ class VectorTable:
     def from_arrays(cls, ids: Any, vectors: Any, *, fingerprint: str | None = None) -> Self:
         """Make a table of ids and of an array of shape ``(n, dim)``, a row of NaN where an id has no vector."""
         keys = id_array(ids, what="the ids of the vectors")
-        matrix = np.array(vectors, dtype=np.float32, order="C")
         require_rows(len(keys), what="the vector table")
-        if matrix.ndim != 2 or len(matrix) != len(keys):
+        try:
+            matrix = np.array(vectors, dtype=np.float32, order="C")
+        except (ValueError, TypeError) as error:
+            raise InputError(f"vectors are no matrix of numbers ({error}): pass rows of one length") from error
+        if matrix.ndim != 2 or len(matrix) != len(keys) or not matrix.shape[1]:
             raise InputError(f"vectors have the shape {matrix.shape}, but ({len(keys)}, dim) was expected: one per id")
         n_twice = len(keys) - len(pc.unique(keys))
         if n_twice:
             raise DuplicateIdError(f"{n_twice} of {len(keys)} ids come more than once: keep one vector per id")
         if fingerprint is None:
-            fingerprint = text_sha256(f"{matrix.shape} {_bytes_sha256(matrix)} {_bytes_sha256(keys)}")
+            fingerprint = text_sha256(f"{matrix.shape} {_bytes_sha256(matrix)} {canonical_json(keys.to_pylist())}")
         return cls(keys, matrix, fingerprint=fingerprint)
 
     @property
@@ -213,7 +216,4 @@ def _from_lists(cells: pa.Array, *, what: str) -> Float32Array:
 
 
 def _bytes_sha256(data: Any) -> str:
-    digest = hashlib.sha256()
-    for buffer in data.buffers()[1:] if isinstance(data, pa.Array) else [data]:
-        digest.update(buffer)
-    return digest.hexdigest()
+    return hashlib.sha256(data).hexdigest()

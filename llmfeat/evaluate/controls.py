@@ -10,8 +10,9 @@ import pyarrow as pa
 import scipy.sparse as sp
 from sklearn.decomposition import TruncatedSVD
 from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.utils.validation import check_is_fitted
 
-from llmfeat._base.frames import time_column, to_frame
+from llmfeat._base.frames import require_rows, time_column, to_frame
 from llmfeat.encode import VectorTable
 from llmfeat.features import HistoryFeatures
 from llmfeat.features._rows import LogTransformer
@@ -25,6 +26,7 @@ _MOST_DENSE = 1 << 25
 _REDUCED_DIM = 256
 _COLLAB_DIM = 64
 _LEAST_EVENTS = 100
+_BEFORE_ALL = np.iinfo(np.int64).min // 2
 
 
 def random_vectors(ids: pa.StringArray, *, dim: int, seed: int) -> VectorTable:
@@ -36,6 +38,8 @@ def random_vectors(ids: pa.StringArray, *, dim: int, seed: int) -> VectorTable:
 def tfidf_vectors(ids: pa.StringArray, texts: Sequence[str | None], *, seed: int) -> VectorTable:
     """Return TF-IDF vectors of the very texts that the encoder sees, through an SVD where the catalogue is large."""
     there = [row for row, text in enumerate(texts) if text is not None]
+    if not there:
+        return _no_vectors(ids)
     # The default pattern drops one-letter words, and with them titles such as "M" and "Z".
     words = TfidfVectorizer(sublinear_tf=True, token_pattern=r"(?u)\b\w+\b")
     matrix = words.fit_transform([text for text in texts if text is not None])
@@ -49,7 +53,12 @@ def tfidf_vectors(ids: pa.StringArray, texts: Sequence[str | None], *, seed: int
 
 
 def collab_vectors(log: InteractionLog, *, seed: int) -> VectorTable:
-    """Return item vectors from co-ratings: an SVD of the items' rows of likes (+1) and dislikes (-1) by user."""
+    """Return item vectors from co-ratings: an SVD of the items' rows of likes (+1) and dislikes (-1) by user.
+
+    One user or one item alone has no co-ratings, and gives no vectors.
+    """
+    if min(len(log.item_ids), len(log.user_ids)) < 2:
+        return _no_vectors(log.item_ids)
     signs = np.where(log.labels > 0, 1.0, -1.0)
     shape = (len(log.item_ids), len(log.user_ids))
     ratings = sp.csr_matrix((signs, (log.item_codes, log.user_codes)), shape=shape)
@@ -57,6 +66,10 @@ def collab_vectors(log: InteractionLog, *, seed: int) -> VectorTable:
     unit = sp.diags(np.divide(1.0, norms, out=np.zeros_like(norms), where=norms > 0)) @ ratings
     dim = min(_COLLAB_DIM, *(size - 1 for size in shape))
     return VectorTable.from_arrays(log.item_ids, TruncatedSVD(dim, random_state=seed).fit_transform(unit))
+
+
+def _no_vectors(ids: pa.StringArray) -> VectorTable:
+    return VectorTable.from_arrays(ids, np.full((len(ids), 1), np.nan))
 
 
 class CollabFeatures(LogTransformer):
@@ -80,7 +93,7 @@ class CollabFeatures(LogTransformer):
     Attributes
     ----------
     edges_us_ : ndarray of int64
-        The first moment of each block; the last one is that of the rows after the fitted ones.
+        The first moment of each block; the first block is of rows before the fitted ones, the last of rows after them.
     parts_ : list of HistoryFeatures
         By block.
     """
@@ -108,15 +121,18 @@ class CollabFeatures(LogTransformer):
         """Fit the vectors of each block on the events before it; `X` says where the blocks are."""
         super().fit(X, y)
         times_us = time_column(X, self.timestamp, what="X")
+        require_rows(len(times_us), what="X")
         quantiles = np.quantile(times_us, np.linspace(0, 1, self.n_blocks + 1)[:-1]).astype(np.int64)
-        self.edges_us_ = np.unique(np.append(quantiles, times_us.max() + 1))
+        # Rows before the fitted ones make a block of their own, which sees no vectors: all of them are of its future.
+        self.edges_us_ = np.unique(np.concatenate([[_BEFORE_ALL], quantiles, [times_us.max() + 1]]))
         self.parts_ = [self._part(edge).fit(X) for edge in self.edges_us_.tolist()]
         return self
 
     def transform(self, X: Any) -> Float32Array:
         """Return the features of each row, float32; see `HistoryFeatures.transform`."""
+        check_is_fitted(self)
         times_us = time_column(X, self.timestamp, what="X")
-        block_of = np.maximum(np.searchsorted(self.edges_us_, times_us, side="right") - 1, 0)
+        block_of = np.searchsorted(self.edges_us_, times_us, side="right") - 1
         frame = to_frame(X, what="X")
         out = np.empty((len(frame), len(self.get_feature_names_out())), dtype=np.float32)
         for block, part in enumerate(self.parts_):
@@ -127,7 +143,7 @@ class CollabFeatures(LogTransformer):
 
     def get_feature_names_out(self, input_features: Any = None) -> np.ndarray[Any, Any]:
         """Return the names of the columns of `transform`."""
-        return self._part(0).get_feature_names_out()
+        return self._part(_BEFORE_ALL).get_feature_names_out()
 
     def _part(self, edge_us: int) -> HistoryFeatures:
         log = self._fitted_log()
@@ -135,7 +151,7 @@ class CollabFeatures(LogTransformer):
         if np.count_nonzero(log.times_us < past_us) >= _LEAST_EVENTS:
             vectors = collab_vectors(log.until(past_us), seed=self.random_state)
         else:
-            vectors = VectorTable.from_arrays(log.item_ids, np.full((len(log.item_ids), 1), np.nan))
+            vectors = _no_vectors(log.item_ids)
         return HistoryFeatures(
             log,
             {"collab": vectors},

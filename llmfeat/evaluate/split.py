@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from llmfeat._base.frames import require_rows
 from llmfeat.errors import InputError
 from llmfeat.types import Int64Array
 
@@ -49,6 +50,7 @@ def split_by_time(times_us: Int64Array, *, test_fraction: float = 0.2) -> TimeSp
     """
     if not 0 < test_fraction < 1:
         raise InputError(f"test_fraction={test_fraction!r}, but a share between 0 and 1 was expected")
+    require_rows(len(times_us), what="what is to be split")
     ordered = np.sort(times_us)
     cut_us = int(ordered[int(len(ordered) * (1 - test_fraction))])
     train = ordered[ordered < cut_us]

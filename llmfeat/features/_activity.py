@@ -97,7 +97,9 @@ class ActivityIndex:
     """A log prepared for `features`; made once per log, by `activity_index`."""
 
     def __init__(self, log: InteractionLog) -> None:
-        self._log = log
+        # No reference to the log itself: it is the weak key under which this index is kept.
+        self._pairs, self._by_pair = log.by_pair
+        self._n_items = len(log.item_ids)
         self._all = _Group(log.by_time, log)
         self._user = _Group(log.by_user, log)
         self._item = _Group(log.by_item, log)
@@ -154,8 +156,8 @@ class ActivityIndex:
 
     def _pair_counts(self, user_codes: Int64Array, item_codes: Int64Array, as_of_us: Int64Array) -> Float64Array:
         """Return how often the user has met this very item before."""
-        pairs, index = self._log.by_pair
-        wanted = user_codes * len(self._log.item_ids) + item_codes
+        pairs, index = self._pairs, self._by_pair
+        wanted = user_codes * self._n_items + item_codes
         position = np.minimum(np.searchsorted(pairs, wanted), len(pairs) - 1)
         known = (user_codes >= 0) & (item_codes >= 0) & (pairs[position] == wanted)
         codes = np.where(known, position, -1)

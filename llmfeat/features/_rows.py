@@ -84,8 +84,9 @@ class LogTransformer(TransformerMixin, BaseEstimator):
                 f"log is a {type(self.log).__name__}, but an InteractionLog was expected: "
                 "make one with InteractionLog.from_frame(...)"
             )
-        if not self.history_lag_s >= 0:
-            raise InputError(f"history_lag_s={self.history_lag_s!r}, but 0 or more seconds were expected")
+        lag_s: object = self.history_lag_s
+        if not (isinstance(lag_s, int | float | np.number) and 0 <= float(lag_s) < np.inf):
+            raise InputError(f"history_lag_s={lag_s!r}, but 0 or more seconds were expected")
 
     def _rows(self, X: Any) -> Rows:
         check_is_fitted(self)

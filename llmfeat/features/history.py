@@ -138,8 +138,8 @@ class HistoryFeatures(LogTransformer):
         for name, value in (("max_events", self.max_events), ("top_k", self.top_k)):
             if not (isinstance(value, int | np.integer) and value >= 1):
                 raise InputError(f"{name}={value!r}, but an integer of at least 1 was expected")
-        if not all(temperature > 0 for temperature in self.temperatures):
-            raise InputError(f"temperatures={self.temperatures!r}, but all over 0 were expected")
+        if not isinstance(self.temperatures, tuple | list) or not all(each > 0 for each in self.temperatures):
+            raise InputError(f"temperatures={self.temperatures!r}, but a tuple of numbers over 0 was expected")
         return KernelSpec(int(self.max_events), int(self.top_k), tuple(self.temperatures))
 
     def _sources(self) -> Mapping[str, VectorSource]:
