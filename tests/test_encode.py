@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llmfeat import ItemTemplate, TextEncoder, VectorTable, encode_table
+from llmfeat.encode import incremental
 from llmfeat.encode.engine import bucket_lengths
 from llmfeat.errors import (
     DuplicateIdError,
@@ -141,11 +142,26 @@ class TestTable:
     def test_a_run_that_dies_leaves_the_table_as_it_was(self, items, encoder, tmp_path, monkeypatch):
         self.encode(items.slice(0, 2), encoder, tmp_path)
         with monkeypatch.context() as patch:
-            patch.setattr("llmfeat.encode.incremental._append", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+            patch.setattr(incremental, "_append", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
             with pytest.raises(KeyboardInterrupt):
                 self.encode(items, encoder, tmp_path)
         assert VectorTable.open(tmp_path).ids.to_pylist() == ["a", "b"]
         assert self.counts(self.encode(items, encoder, tmp_path)) == (2, 0, 2, 0, 1)
+
+    def test_half_a_generation_never_takes_the_place_of_a_whole_one(self, items, encoder, tmp_path, monkeypatch):
+        self.encode(items, encoder, tmp_path / "t")
+        old = VectorTable.open(tmp_path / "t")
+        other = TextEncoder(write_artifact(tmp_path / "m", seed=1))
+        with monkeypatch.context() as patch:
+            patch.setattr(incremental, "_PART_ROWS", 2)
+            rows = incremental._encode_rows
+            calls = iter([rows])
+            patch.setattr(incremental, "_encode_rows", lambda *args, **kw: next(calls)(*args, **kw))
+            with pytest.raises(StopIteration):  # dies at the second part
+                self.encode(items, other, tmp_path / "t")
+        assert VectorTable.open(tmp_path / "t").fingerprint == old.fingerprint
+        assert self.counts(self.encode(items, other, tmp_path / "t")) == (2, 0, 2, 0, 1)
+        assert VectorTable.open(tmp_path / "t").fingerprint == other.table_fingerprint(TEMPLATE)
 
     def test_no_text_is_in_any_file(self, items, encoder, tmp_path):
         self.encode(items, encoder, tmp_path)

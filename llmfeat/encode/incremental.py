@@ -123,13 +123,13 @@ def encode_table(
         rows, chunk_tokens = _encode_rows(encoder, ids, texts, hashes, known_us, chunk, now_us, progress=progress)
         n_tokens += chunk_tokens
         generation = _append(folder, generation, rows)
-        manifest = manifest.with_generation(generation)
+        manifest = manifest.with_generation(generation, complete=False)
         manifest.write(folder)
     gone = pc.filter(held.column("item_id"), pc.invert(pc.is_in(held.column("item_id"), value_set=ids)))
     if len(gone):
         generation = _append(folder, generation, _tombstones(gone.combine_chunks(), now_us))
     if len(gone) or manifest.current != fingerprint:
-        manifest.with_generation(generation).write(folder)
+        manifest.with_generation(generation, complete=True).write(folder)
     return EncodeSummary(
         new=int(np.count_nonzero(is_new)),
         changed=int(np.count_nonzero(~same & ~is_new)),

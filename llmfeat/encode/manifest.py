@@ -58,7 +58,7 @@ class Manifest:
     Attributes
     ----------
     current : str or None
-        The fingerprint of the generation that was written last.
+        The fingerprint of the generation that was completed last.
     generations : mapping of str to Generation
         By fingerprint.
     """
@@ -114,11 +114,15 @@ class Manifest:
         if wanted is None or wanted not in self.generations:
             raise TableFingerprintError(
                 f"{where} holds the generations {[name[:12] for name in self.generations]}, "
-                f"but {(wanted or 'any')[:12]} was expected: encode with that model, or name one that is there"
+                f"but {(wanted or 'a complete one')[:14]} was expected: encode with that model to its end, or name one"
             )
         return self.generations[wanted]
 
-    def with_generation(self, generation: Generation) -> Self:
-        """Return the manifest with `generation` put in (or in place of the one of its fingerprint), as the current."""
+    def with_generation(self, generation: Generation, *, complete: bool) -> Self:
+        """Return the manifest with `generation` put in, or in place of the one of its fingerprint.
+
+        Only a complete one becomes the current: a reader never sees half a catalogue in place of a whole one.
+        """
         generations = {**self.generations, generation.fingerprint: generation}
-        return dataclasses.replace(self, current=generation.fingerprint, generations=generations)
+        current = generation.fingerprint if complete else self.current
+        return dataclasses.replace(self, current=current, generations=generations)

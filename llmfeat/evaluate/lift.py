@@ -220,11 +220,12 @@ def _fit_arm(
 def _inputs_key(data: LiftData, config: LiftConfig) -> str:
     """Return a digest of everything that a fitted arm depends on but the lag, the arm and the seed."""
     digest = hashlib.sha256()
-    for ids in (data.rows.column("user_id"), data.rows.column("item_id"), data.item_ids, data.log.item_ids):
+    item_ids = (data.rows.column("item_id"), data.item_ids, data.log.item_ids, data.vectors.ids)
+    for ids in (data.rows.column("user_id"), *item_ids):
         digest.update(repr(ids.to_pylist()).encode())
     for array in (data.times_us, data.labels, data.log.user_codes, data.log.item_codes, data.log.times_us):
         digest.update(np.ascontiguousarray(array).tobytes())
-    digest.update(data.log.labels.tobytes())
+    digest.update(data.log.labels.tobytes() + data.vectors.vectors.tobytes())
     digest.update(repr(data.texts).encode())
     versions = {name: importlib.metadata.version(name) for name in ("lightgbm", "numpy", "scikit-learn", "scipy")}
     sources = [source_sha256(sys.modules[f"llmfeat.{name}"]) for name in ("history", "features", "encode", "evaluate")]

@@ -28,6 +28,7 @@ _ITEM_EXCESS_WINDOWS = (10, 50, None)
 _PRIOR_EVENTS = 10.0
 # The overall rate before there is any event.
 _NO_RATE = 0.5
+_STEPS = 2.0**20
 
 
 def _group_names(excess_windows: tuple[int | None, ...]) -> tuple[str, ...]:
@@ -109,8 +110,8 @@ class ActivityIndex:
         prior = self._prior(log.times_us)
         over_item = log.labels - self._item.rate(codes[1], log.times_us, prior)
         over_user = log.labels - self._user.rate(codes[0], log.times_us, prior)
-        self._user_excess = _running(over_item[log.by_user.order])
-        self._item_excess = _running(over_user[log.by_item.order])
+        self._user_excess = _running(_on_grid(over_item[log.by_user.order]))
+        self._item_excess = _running(_on_grid(over_user[log.by_item.order]))
 
     def features(self, user_codes: Int64Array, item_codes: Int64Array, as_of_us: Int64Array) -> Float32Array:
         """Return the columns `ACTIVITY_NAMES` for each row, from events strictly before ``as_of_us``.
@@ -179,6 +180,15 @@ def _session_starts(log: InteractionLog) -> Int64Array:
     opens = np.ones(log.n_events, dtype=bool)
     opens[1:] = (np.diff(log.times_us) > _SESSION_GAP_US) | (np.diff(log.user_codes) != 0)
     return np.maximum.accumulate(np.where(opens, np.arange(log.n_events), 0))
+
+
+def _on_grid(values: Float64Array) -> Float64Array:
+    """Return values between -1 and 1 rounded so that sums of up to 2**32 of them are exact, whatever is summed before.
+
+    Running sums of rounded values would differ in their last bits when later events join the log.
+    """
+    rounded: Float64Array = np.rint(values * _STEPS) / _STEPS
+    return rounded
 
 
 def _running(values: Float32Array | Float64Array) -> Float64Array:
