@@ -49,6 +49,7 @@ def test_uuids_and_categories_are_ids():
         (pd.Series([1.0, np.nan]), "1 null ids of 2"),
         ([1.5], "fractions"),
         ([True], "type bool"),
+        ("abc", "is one str, but a sequence"),
         ([b"\xff"], "type binary"),
         (["x", float("nan")], "1 null ids of 2"),
         (np.array(["x", np.nan], dtype=object), "1 null ids of 2"),

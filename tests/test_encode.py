@@ -13,6 +13,8 @@ from hypothesis import strategies as st
 from llmfeat import ItemTemplate, TextEncoder, VectorTable, encode_table
 from llmfeat.encode import incremental
 from llmfeat.encode.engine import bucket_lengths
+from llmfeat.encode.manifest import Manifest
+from llmfeat.encode.table import live_rows
 from llmfeat.errors import (
     DuplicateIdError,
     EmptyInputError,
@@ -114,6 +116,18 @@ class TestTable:
         assert sorted(table.ids.to_pylist()) == ["b", "c", "d"]
         assert table.lookup(["b", "d"]).tobytes() == encoder.encode(["speed", "war 1994"]).tobytes()
         assert np.isnan(table.lookup(["a", "c"])).all()
+
+    def test_a_corrected_valid_from_is_stored_without_encoding(self, items, encoder, tmp_path):
+        self.encode(items, encoder, tmp_path)
+        vectors = VectorTable.open(tmp_path).lookup(["a", "b", "c", "d"])
+        corrected = items.set_column(3, "valid_from", pa.array([0, 7, 0, 9], pa.timestamp("us", "UTC")))
+        summary = self.encode(corrected, encoder, tmp_path)
+        assert (*self.counts(summary), summary.tokens) == (0, 2, 2, 0, 1, 0)
+        rows = live_rows(tmp_path, Manifest.read(tmp_path).generation(where=tmp_path))
+        dates = zip(rows["item_id"].to_pylist(), rows["valid_from"].cast(pa.int64()).to_pylist(), strict=True)
+        assert dict(dates) == {"a": 0, "b": 7, "c": 0, "d": 9}
+        assert VectorTable.open(tmp_path).lookup(["a", "b", "c", "d"]).tobytes() == vectors.tobytes()
+        assert self.encode(corrected, encoder, tmp_path).unchanged == 4
 
     def test_nothing_changed_writes_nothing(self, items, encoder, tmp_path):
         self.encode(items, encoder, tmp_path)

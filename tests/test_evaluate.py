@@ -138,6 +138,10 @@ class TestControls:
         early = frame.filter(pc.less(frame["timestamp"], frame["timestamp"][400]))
         assert features.transform(early)[:, 0].max() == 0
 
+    def test_no_blocks_at_all_are_refused(self, log, events):
+        with pytest.raises(InputError, match="n_blocks=0"):
+            CollabFeatures(log, n_blocks=0).fit(events)
+
     def test_nothing_to_learn_from_is_no_vectors(self):
         assert np.isnan(tfidf_vectors(self.ids, [None, None, None], seed=0).vectors).all()
         frame = pa.table({"user_id": ["u"] * 3, "item_id": ["a", "b", "c"], "timestamp": [10**9] * 3})

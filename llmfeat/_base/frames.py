@@ -77,6 +77,8 @@ def id_array(values: Any, *, what: str = "ids") -> pa.StringArray:
     InputError
         When an id is null or a fraction.
     """
+    if isinstance(values, str | bytes):
+        raise InputError(f"{what} is one {type(values).__name__}, but a sequence of ids was expected: put it in a list")
     array = values if isinstance(values, pa.Array) else _to_arrow(values, what=what)
     if pa.types.is_dictionary(array.type):
         array = array.dictionary_decode()

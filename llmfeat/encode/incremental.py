@@ -38,7 +38,7 @@ class EncodeSummary:
     Attributes
     ----------
     new, changed, unchanged, deleted : int
-        Against what the table held.
+        Against what the table held; an item whose `valid_from` alone was corrected is changed, and costs no tokens.
     missing : int
         Items of this run without a text, among the new and changed ones and the unchanged alike.
     tokens : int
@@ -116,6 +116,9 @@ def encode_table(
     same = np.array([not new and held_hashes[at] == now for new, at, now in zip(is_new, was, hashes, strict=True)])
     now_us = int(datetime.now(UTC).timestamp() * 1e6)
     known_us = _known_since(items, valid_from, is_new=is_new, now_us=now_us)
+    moved = np.zeros(len(ids), dtype=bool)
+    if valid_from is not None and len(held):
+        moved = same & (known_us != held.column("valid_from").cast(pa.int64()).to_numpy()[was])
     work = np.flatnonzero(~same)
     n_tokens = 0
     for begin in range(0, len(work), _PART_ROWS):
@@ -125,15 +128,18 @@ def encode_table(
         generation = _append(folder, generation, rows)
         manifest = manifest.with_generation(generation, complete=False)
         manifest.write(folder)
+    if moved.any():
+        # The text is the same, when it became known was corrected: the vector is kept, not encoded again.
+        generation = _append(folder, generation, _redated(held, was[moved], known_us[moved], now_us))
     gone = pc.filter(held.column("item_id"), pc.invert(pc.is_in(held.column("item_id"), value_set=ids)))
     if len(gone):
         generation = _append(folder, generation, _tombstones(gone.combine_chunks(), now_us))
-    if len(gone) or manifest.current != fingerprint:
+    if moved.any() or len(gone) or manifest.current != fingerprint:
         manifest.with_generation(generation, complete=True).write(folder)
     return EncodeSummary(
         new=int(np.count_nonzero(is_new)),
-        changed=int(np.count_nonzero(~same & ~is_new)),
-        unchanged=int(np.count_nonzero(same)),
+        changed=int(np.count_nonzero(~same & ~is_new) + np.count_nonzero(moved)),
+        unchanged=int(np.count_nonzero(same & ~moved)),
         deleted=len(gone),
         missing=sum(text is None for text in texts),
         tokens=n_tokens,
@@ -198,6 +204,14 @@ def _encode_rows(
         schema=PART_SCHEMA,
     )
     return table, sum(tokens.values())
+
+
+def _redated(held: pa.Table, rows: Int64Array, known_us: Int64Array, now_us: int) -> pa.Table:
+    moments = {"valid_from": known_us, "written_at": np.full(len(rows), now_us)}
+    kept = held.take(pa.array(rows))
+    for name, values in moments.items():
+        kept = kept.set_column(kept.column_names.index(name), name, pa.array(values, pa.timestamp("us", "UTC")))
+    return kept
 
 
 def _tombstones(gone: pa.StringArray, now_us: int) -> pa.Table:

@@ -14,6 +14,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from llmfeat._base.frames import require_rows, time_column, to_frame
 from llmfeat.encode import VectorTable
+from llmfeat.errors import InputError
 from llmfeat.features import HistoryFeatures
 from llmfeat.features._rows import LogTransformer
 from llmfeat.history import InteractionLog
@@ -119,6 +120,8 @@ class CollabFeatures(LogTransformer):
 
     def fit(self, X: Any, y: Any = None) -> Self:
         """Fit the vectors of each block on the events before it; `X` says where the blocks are."""
+        if not (isinstance(self.n_blocks, int | np.integer) and self.n_blocks >= 1):
+            raise InputError(f"n_blocks={self.n_blocks!r}, but an integer of at least 1 was expected")
         super().fit(X, y)
         times_us = time_column(X, self.timestamp, what="X")
         require_rows(len(times_us), what="X")
