@@ -10,7 +10,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from _report import ROOT, arguments, machine, write
+from _report import ROOT, arguments, machine, render, system, write
 
 START, END = "<!-- movielens: rendered from benchmarks/results/movielens.json -->", "<!-- /movielens -->"
 _ARMS = ("popularity", "no_text", "random", "collab", "tfidf", "llm", "full_minus_llm", "hybrid")
@@ -48,9 +48,7 @@ def main() -> None:
     ]
     write(options.json, figures, rows)
     if not options.quick:
-        readme = ROOT / "README.md"
-        before, _, rest = readme.read_text().partition(START)
-        readme.write_text(f"{before}{START}\n{table(rows, machine())}\n{END}{rest.partition(END)[2]}")
+        render(ROOT / "README.md", START, table(rows, machine()), END)
 
 
 def table(rows: list[dict[str, Any]], where: dict[str, Any]) -> str:
@@ -79,8 +77,7 @@ def table(rows: list[dict[str, Any]], where: dict[str, Any]) -> str:
     lines += ["", f"As a lambdarank pipeline, LLM over no text: {ranker}."]
     other = ", ".join(_signed(each["lags"]["0"]["llm_vs_no_text"]["all"]["auc"]) for each in rows[1:])
     lines += [f"Another seed, LLM over `no_text` at once: {other}."]
-    system = f"{where['cores']} cores of an {where['processor']}, {where['system']}, Python {where['python']}"
-    lines += ["", f"MovieLens-100K, last 20 % by time, all-MiniLM-L6-v2; {system}."]
+    lines += ["", f"MovieLens-100K, last 20 % by time, all-MiniLM-L6-v2; {system(where)}."]
     return "\n".join(lines)
 
 

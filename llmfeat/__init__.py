@@ -15,7 +15,7 @@ from llmfeat._version import __version__
 if TYPE_CHECKING:
     from llmfeat.artifact import ModelArtifact
     from llmfeat.encode import TextEncoder, VectorTable, encode_table
-    from llmfeat.export import export_encoder
+    from llmfeat.export import export_model
     from llmfeat.features import ActivityFeatures, HistoryFeatures
     from llmfeat.history import InteractionLog
     from llmfeat.rank import group_sizes
@@ -33,7 +33,7 @@ __all__ = [
     "VectorTable",
     "__version__",
     "encode_table",
-    "export_encoder",
+    "export_model",
     "group_sizes",
 ]
 
@@ -47,7 +47,7 @@ _HOME = {
     "TextEncoder": "encode",
     "VectorTable": "encode",
     "encode_table": "encode",
-    "export_encoder": "export",
+    "export_model": "export",
     "group_sizes": "rank",
 }
 

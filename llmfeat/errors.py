@@ -10,6 +10,7 @@
   x ArtifactError
     + ArtifactNotFoundError (FileNotFoundError)
     + ArtifactCorruptError (ValueError)
+    + ArtifactPathError (ValueError)
     + ArtifactSchemaError (ValueError)
   x ExportError (RuntimeError)
     + ParityError
@@ -33,6 +34,7 @@ __all__ = [
     "ArtifactCorruptError",
     "ArtifactError",
     "ArtifactNotFoundError",
+    "ArtifactPathError",
     "ArtifactSchemaError",
     "DownloadError",
     "DuplicateIdError",
@@ -98,6 +100,10 @@ class ArtifactNotFoundError(ArtifactError, FileNotFoundError):
 
 class ArtifactCorruptError(ArtifactError, ValueError):
     """A file of the artifact is not the one that was exported."""
+
+
+class ArtifactPathError(ArtifactError, ValueError):
+    """``artifact.json`` names a file outside of its folder."""
 
 
 class ArtifactSchemaError(ArtifactError, ValueError):

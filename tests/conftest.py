@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -14,7 +16,9 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from llmfeat import InteractionLog, ModelArtifact
 from llmfeat._base.files import file_sha256
 from llmfeat.artifact import ArtifactSpec, FileRecord
-from llmfeat.export.graph import graft_pooling, graph_sha256
+from llmfeat.export.digest import graph_sha256
+from llmfeat.export.graft import graft_head
+from llmfeat.export.head import EmbeddingHead
 
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "heat", "alien", "casino", "speed", "drama", "war", "the", "1995"]
 DIM = 8
@@ -52,37 +56,55 @@ def tiny_graph(seed: int = 0) -> onnx.ModelProto:
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
 
 
-def write_artifact(folder: Path, *, seed: int = 0) -> ModelArtifact:
+def tiny_head(pooling: str = "mean", **changes: Any) -> EmbeddingHead:
+    """What follows `tiny_graph`."""
+    plain = EmbeddingHead(
+        pooling=pooling,
+        stated=True,
+        include_prompt=True,
+        hidden_size=DIM,
+        full_dim=DIM,
+        dim=DIM,
+        dense=(),
+        normalize=True,
+    )
+    return dataclasses.replace(plain, **changes)
+
+
+def write_artifact(folder: Path, *, seed: int = 0, around: str = "[CLS] $A [SEP]", **changes: Any) -> ModelArtifact:
     folder.mkdir(parents=True, exist_ok=True)
     graph = tiny_graph(seed)
-    graft_pooling(graph, pooling="mean", normalize=True, dim=DIM)
+    graft_head(graph, tiny_head(include_prompt=changes.get("include_prompt", True)), hidden_size=DIM)
     (folder / "model.onnx").write_bytes(graph.SerializeToString())
     tokenizer = Tokenizer(models.WordLevel({word: at for at, word in enumerate(WORDS)}, unk_token="[UNK]"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
-    )
+    if around != "$A":
+        tokenizer.post_processor = processors.TemplateProcessing(
+            single=around, special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+        )
     tokenizer.save(str(folder / "tokenizer.json"))
     files = {
         name: FileRecord((folder / name).stat().st_size, file_sha256(folder / name))
         for name in ("model.onnx", "tokenizer.json")
     }
-    spec = ArtifactSpec(
-        kind="encoder",
-        source=f"tiny-{seed}",
-        revision="none",
-        architecture="Tiny",
-        licence="Apache-2.0",
-        pooling="mean",
-        normalize=True,
-        max_tokens=MAX_TOKENS,
-        dim=DIM,
-        precision="fp32",
-        opset=18,
-        graph_sha256=graph_sha256(graph),
-        tokenizer_sha256=files["tokenizer.json"].sha256,
-        files=files,
-    )
+    described: dict[str, Any] = {
+        "kind": "encoder",
+        "source": f"tiny-{seed}",
+        "revision": "none",
+        "architecture": "Tiny",
+        "licence": "Apache-2.0",
+        "pooling": "mean",
+        "normalize": True,
+        "max_tokens": MAX_TOKENS,
+        "pad_token_id": 0,
+        "dim": DIM,
+        "precision": "fp32",
+        "opset": 18,
+        "graph_sha256": graph_sha256(graph),
+        "tokenizer_sha256": files["tokenizer.json"].sha256,
+        "files": files,
+    }
+    spec = ArtifactSpec(**{**described, **changes})
     (folder / "artifact.json").write_text(spec.to_json())
     return ModelArtifact.load(folder)
 

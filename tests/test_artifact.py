@@ -1,15 +1,24 @@
 from __future__ import annotations
 
 import json
+import os
 
 import numpy as np
 import pytest
 from onnx import numpy_helper
 
 from llmfeat import ModelArtifact
-from llmfeat.errors import ArtifactCorruptError, ArtifactNotFoundError, ArtifactSchemaError
-from llmfeat.export.graph import graft_pooling, graph_sha256
-from tests.conftest import DIM, tiny_graph, write_artifact
+from llmfeat._base.files import cache_dir, file_sha256
+from llmfeat.artifact import verified
+from llmfeat.errors import (
+    ArtifactCorruptError,
+    ArtifactNotFoundError,
+    ArtifactPathError,
+    ArtifactSchemaError,
+    LLMFeatWarning,
+)
+from llmfeat.export.digest import graph_sha256
+from tests.conftest import tiny_graph, write_artifact
 
 
 def edit(folder, **changes):
@@ -52,10 +61,11 @@ def test_a_changed_byte_and_a_changed_size(tmp_path):
         ModelArtifact.load(folder)
 
 
-def test_a_newer_schema(tmp_path):
+@pytest.mark.parametrize(("schema", "advice"), [(99, "upgrade llmfeat"), (1, "export the model again")])
+def test_another_schema(tmp_path, schema, advice):
     folder = write_artifact(tmp_path).path
-    edit(folder, schema=99)
-    with pytest.raises(ArtifactSchemaError, match="schema 99"):
+    edit(folder, schema=schema)
+    with pytest.raises(ArtifactSchemaError, match=f"schema {schema}, .*{advice}"):
         ModelArtifact.load(folder)
 
 
@@ -71,7 +81,15 @@ def test_a_path_that_leaves_the_folder(tmp_path, name):
     folder = write_artifact(tmp_path / "in").path
     files = json.loads((folder / "artifact.json").read_text())["files"]
     edit(folder, files={**files, name: {"size_bytes": 1, "sha256": "0"}})
-    with pytest.raises(ArtifactCorruptError, match="leaves the folder"):
+    with pytest.raises(ArtifactPathError, match="leaves the folder"):
+        ModelArtifact.load(folder)
+
+
+def test_a_link_that_leaves_the_folder(tmp_path):
+    folder = write_artifact(tmp_path / "in").path
+    (folder / "model.onnx").rename(tmp_path / "model.onnx")
+    (folder / "model.onnx").symlink_to(tmp_path / "model.onnx")
+    with pytest.raises(ArtifactPathError, match="leaves the folder"):
         ModelArtifact.load(folder)
 
 
@@ -101,19 +119,48 @@ class TestGraphDigest:
         digests |= {graph_sha256(weights), graph_sha256(wiring), graph_sha256(attribute)}
         assert len(digests) == 4
 
-    @pytest.mark.parametrize("pooling", ["mean", "cls"])
-    def test_pooling_is_what_torch_would_do(self, pooling):
-        import onnxruntime
 
-        plain, pooled = tiny_graph(), tiny_graph()
-        graft_pooling(pooled, pooling=pooling, normalize=True, dim=DIM)
-        feeds = {"input_ids": np.array([[2, 4, 3], [2, 5, 0]]), "attention_mask": np.array([[1, 1, 1], [1, 1, 0]])}
+class TestVerification:
+    def test_a_file_is_hashed_once(self, tmp_path, monkeypatch):
+        folder = write_artifact(tmp_path).path
+        ModelArtifact.load(folder)
+        hashed = []
 
-        def run(graph):
-            session = onnxruntime.InferenceSession(graph.SerializeToString(), providers=["CPUExecutionProvider"])
-            return session.run(None, feeds)[0]
+        def counted(path):
+            hashed.append(path.name)
+            return file_sha256(path)
 
-        hidden = run(plain)
-        rows = [hidden[0].mean(axis=0), hidden[1, :2].mean(axis=0)] if pooling == "mean" else list(hidden[:, 0])
-        expected = np.stack([row / np.linalg.norm(row) for row in rows])
-        np.testing.assert_allclose(run(pooled), expected, rtol=1e-5)
+        monkeypatch.setattr(verified, "file_sha256", counted)
+        ModelArtifact.load(folder)
+        assert hashed == []
+        os.utime(folder / "tokenizer.json", (10**9, 10**9))
+        ModelArtifact.load(folder)
+        assert hashed == ["tokenizer.json"]
+
+    def test_a_changed_byte_is_found_although_size_and_mtime_were_put_back(self, tmp_path):
+        folder = write_artifact(tmp_path).path
+        ModelArtifact.load(folder)
+        path = folder / "model.onnx"
+        before, data = path.stat(), bytearray(path.read_bytes())
+        data[-1] ^= 1
+        path.write_bytes(data)
+        os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+        with pytest.raises(ArtifactCorruptError, match="not the file that was exported"):
+            ModelArtifact.load(folder)
+
+    def test_a_cache_that_cannot_be_written_or_read_costs_time_only(self, tmp_path, monkeypatch):
+        folder = write_artifact(tmp_path / "artifact").path
+        in_the_way = tmp_path / "file"
+        in_the_way.write_text("no folder")
+        monkeypatch.setenv("LLMFEAT_CACHE_DIR", str(in_the_way))
+        assert ModelArtifact.load(folder)
+
+    def test_a_broken_note_is_no_digest(self, tmp_path):
+        folder = write_artifact(tmp_path).path
+        for note in cache_dir("verified").iterdir():
+            note.write_text("[]")
+        assert ModelArtifact.load(folder)
+
+    def test_an_artifact_that_was_forced_warns(self, tmp_path):
+        with pytest.warns(LLMFeatWarning, match="was written by force: cosine 0.9"):
+            write_artifact(tmp_path, parity={"failures": ["cosine 0.9"]})

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import contextlib
 import uuid
 import zipfile
 from datetime import UTC, date, datetime
@@ -12,7 +11,7 @@ import pyarrow as pa
 import pytest
 
 from llmfeat._base import wheels
-from llmfeat._base.files import atomic_folder, atomic_write, file_sha256, source_sha256
+from llmfeat._base.files import atomic_write, file_sha256, source_sha256
 from llmfeat._base.frames import id_array, id_column, label_column, time_column, to_frame, to_us
 from llmfeat._base.ids import IdIndex
 from llmfeat._base.optional import import_optional
@@ -131,20 +130,6 @@ def test_atomic_write_keeps_the_old_file_when_writing_fails(tmp_path, monkeypatc
         atomic_write(path, b"new")
     assert path.read_bytes() == b"old"
     assert [entry.name for entry in tmp_path.iterdir()] == ["x"]
-
-
-def test_atomic_folder_keeps_the_old_folder_when_the_block_fails(tmp_path):
-    path = tmp_path / "artifact"
-    with atomic_folder(path) as staging:
-        (staging / "one").write_text("1")
-    with contextlib.suppress(KeyError), atomic_folder(path) as staging:
-        (staging / "two").write_text("2")
-        raise KeyError
-    assert [entry.name for entry in path.iterdir()] == ["one"]
-    with atomic_folder(path) as staging:
-        (staging / "three").write_text("3")
-    assert [entry.name for entry in path.iterdir()] == ["three"]
-    assert [entry.name for entry in tmp_path.iterdir()] == ["artifact"]
 
 
 def test_source_digest_is_of_the_sources():

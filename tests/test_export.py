@@ -1,123 +1,383 @@
-"""The real export, on a tiny BERT with random weights."""
+"""The real export, on tiny models of the real architectures with random weights."""
 
 from __future__ import annotations
 
 import json
+import shutil
 
 import numpy as np
 import pytest
 
-from llmfeat import ModelArtifact, TextEncoder, export_encoder
-from llmfeat.errors import ExportError, ParityError
-from llmfeat.export import parity, resolve_source
+from llmfeat import ModelArtifact, TextEncoder, export_model
+from llmfeat.errors import ExportError, InputError, LLMFeatWarning, ParityError
+from llmfeat.export import exporter, fuse, graft, parity, storage
+from llmfeat.export.runner import GraphRunner
+from llmfeat.export.tokenizer import TextTokenizer
+from tests.tiny_models import ENCODERS, SCORERS, save_modules, save_tiny
 
-WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"abcdefghijklmnopqrstuvwxyz", "heat", "alien", "casino"]
+TEXTS = ["heat", "Steel water bottle, 750 ml", "a b c d e f", "電影 🎬", "", "office chair " * 90]
 
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    import torch
-    from transformers import BertConfig, BertModel, BertTokenizerFast
-
-    folder = tmp_path_factory.mktemp("bert")
-    (folder / "vocab.txt").write_text("\n".join(WORDS))
-    BertTokenizerFast(vocab_file=str(folder / "vocab.txt")).save_pretrained(folder)
-    torch.manual_seed(0)
-    config = BertConfig(
-        vocab_size=len(WORDS),
-        hidden_size=16,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        intermediate_size=32,
-        max_position_embeddings=32,
-    )
-    BertModel(config).save_pretrained(folder)
-    modules = [("", "Transformer"), ("1_Pooling", "Pooling"), ("2_Normalize", "Normalize")]
-    (folder / "modules.json").write_text(
-        json.dumps(
-            [
-                {"idx": at, "name": str(at), "path": path, "type": f"sentence_transformers.models.{name}"}
-                for at, (path, name) in enumerate(modules)
-            ]
-        )
-    )
-    (folder / "1_Pooling").mkdir()
-    (folder / "2_Normalize").mkdir()
-    pooling = {"word_embedding_dimension": 16, "pooling_mode_mean_tokens": True, "pooling_mode_cls_token": False}
-    (folder / "1_Pooling" / "config.json").write_text(json.dumps(pooling))
-    (folder / "sentence_bert_config.json").write_text(json.dumps({"max_seq_length": 24, "do_lower_case": False}))
-    return folder
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 
 
 @pytest.fixture(scope="module")
-def exported(model, tmp_path_factory):
-    return export_encoder(model, tmp_path_factory.mktemp("out") / "artifact")
+def models(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("models")
+    return {family: save_tiny(family, folder / family) for family in {*ENCODERS, *SCORERS}}
 
 
-def test_the_spec_says_what_the_model_says(exported):
-    spec = exported.spec
-    assert (spec.pooling, spec.normalize, spec.max_tokens, spec.dim) == ("mean", True, 24, 16)
-    assert spec.architecture == "BertModel"
-    assert spec.parity["n_texts"] == 200
-    assert spec.parity["cosine_min"] >= 0.9999
+@pytest.fixture(scope="module")
+def bert(models, tmp_path_factory):
+    return export_model(models["bert"], tmp_path_factory.mktemp("bert") / "artifact")
 
 
-def test_it_gives_the_vectors_of_sentence_transformers(exported, model):
+@pytest.fixture(scope="module")
+def scorer(models, tmp_path_factory):
+    return export_model(models["llama"], tmp_path_factory.mktemp("scorer") / "artifact", kind="scorer")
+
+
+def by_sentence_transformers(folder, texts, *, pooling="mean", prompt=None, max_tokens=512):
     from sentence_transformers import SentenceTransformer
+    from sentence_transformers import models as parts
 
-    texts = ["heat", "alien casino", "a b c d e f", "", "heat " * 50]
-    expected = SentenceTransformer(str(model), device="cpu").encode(texts)
-    np.testing.assert_allclose(TextEncoder(exported).encode(texts), expected, atol=1e-5)
+    if (folder / "modules.json").is_file():
+        model = SentenceTransformer(str(folder), device="cpu")
+    else:
+        transformer = parts.Transformer(str(folder))
+        pool = parts.Pooling(transformer.get_embedding_dimension(), pooling_mode=pooling)
+        model = SentenceTransformer(modules=[transformer, pool, parts.Normalize()], device="cpu")
+    model.max_seq_length = max_tokens
+    return model.encode(texts, prompt=prompt, batch_size=2)
 
 
-def test_exporting_again_keeps_the_fingerprint_and_the_file(exported, model, tmp_path):
-    again = export_encoder(model, tmp_path / "again")
-    assert again.fingerprint == exported.fingerprint
+class TestFamilies:
+    @pytest.mark.parametrize("family", ENCODERS)
+    def test_encoders_give_the_vectors_of_sentence_transformers(self, models, tmp_path, family):
+        artifact = export_model(models[family], tmp_path / "artifact")
+        decoder = family in SCORERS
+        spec = artifact.spec
+        assert (spec.kind, spec.precision, spec.dim) == ("encoder", "fp32", 32)
+        assert (spec.pooling, spec.max_tokens) == ("last" if decoder else "mean", 512)
+        assert spec.parity["cosine_min"] > 0.999999
+        assert spec.parity["tokens"][1] == 512
+        assert spec.parity["batch_invariance"]["bit_equal"]
+        assert ("left_right_cosine_min" in spec.parity) == decoder
+        names = set(GraphRunner(artifact.graph_path, pad_id=0).inputs)
+        assert names <= {"input_ids", "attention_mask", "token_type_ids"}
+        # Starcoder2's tokenizer makes no token of an empty text, with which sentence-transformers cannot do anything.
+        texts = [text or "<pad>" for text in TEXTS] if family == "starcoder2" else TEXTS
+        expected = by_sentence_transformers(models[family], texts, pooling="lasttoken" if decoder else "mean")
+        np.testing.assert_allclose(TextEncoder(artifact).encode(TEXTS), expected, atol=1e-5)
+
+    @pytest.mark.parametrize("family", SCORERS)
+    def test_scorers_give_the_logits_of_the_last_token(self, models, tmp_path, family):
+        import torch
+        from transformers import AutoModelForCausalLM
+
+        artifact = export_model(models[family], tmp_path / "artifact", kind="scorer")
+        assert artifact.spec.parity["log_prob_diff_max"] < 1e-4
+        assert artifact.spec.parity["cache_log_prob_diff_max"] < 1e-4
+        assert artifact.spec.parity["left_right_log_prob_diff_max"] < 1e-4
+        runner = GraphRunner(artifact.graph_path, pad_id=0)
+        rows = [[5, 6, 7, 8, 9], [10, 11], [12]]
+        model = AutoModelForCausalLM.from_pretrained(models[family], dtype=torch.float32).eval()
+        with torch.no_grad():
+            expected = np.stack([model(torch.tensor([row])).logits[0, -1].numpy() for row in rows])
+        for side in ("left", "right"):
+            got = runner.run(rows, side=side)
+            assert got.shape == (3, artifact.spec.dim)
+            np.testing.assert_allclose(got, expected, atol=1e-4)
+        with torch.no_grad():
+            whole = np.stack([model(torch.tensor([rows[0] + row])).logits[0, -1].numpy() for row in rows])
+        np.testing.assert_allclose(runner.run_with_cache(rows[0], rows), whole, atol=1e-4)
+
+    def test_what_fuses_and_what_does_not_is_said(self, bert, models, tmp_path):
+        assert bert.spec.fusions["fused"] == {
+            "Attention": 2,
+            "LayerNormalization": 1,
+            "SkipLayerNormalization": 4,
+            "BiasGelu": 2,
+        }
+        assert bert.spec.fusions["left"] == []
+        said = []
+        modern = export_model(models["modernbert"], tmp_path / "artifact", say=said.append)
+        assert "attention in 4 layers" in modern.spec.fusions["left"]
+        assert any("not fused: attention in 4 layers" in line for line in said)
+
+    def test_a_scorer_needs_a_causal_model(self, models, tmp_path):
+        with pytest.raises(ExportError, match="no causal language model"):
+            export_model(models["bert"], tmp_path / "artifact", kind="scorer")
+
+    def test_a_scorer_does_not_encode(self, scorer):
+        with pytest.raises(InputError, match="is a scorer, but an encoder was expected"):
+            TextEncoder(scorer)
 
 
-def test_an_export_that_misses_its_floor_changes_nothing(model, tmp_path, monkeypatch):
+class TestModules:
+    @pytest.mark.parametrize("pooling", ["mean", "cls", "last"])
+    @pytest.mark.parametrize("family", ["bert", "qwen3"])
+    def test_pooling_dense_normalize_and_length(self, models, tmp_path, family, pooling):
+        folder = shutil.copytree(models[family], tmp_path / "model")
+        save_modules(folder, pooling=pooling, dense=(24, 16), normalize=pooling != "cls", max_seq_length=48)
+        artifact = export_model(folder, tmp_path / "artifact")
+        spec = artifact.spec
+        assert (spec.pooling, spec.dim, spec.max_tokens, spec.normalize) == (pooling, 16, 48, pooling != "cls")
+        expected = by_sentence_transformers(folder, TEXTS, max_tokens=48)
+        np.testing.assert_allclose(TextEncoder(artifact).encode(TEXTS), expected, atol=2e-5)
+
+    @pytest.mark.parametrize("family", ["bert", "qwen3"])
+    @pytest.mark.parametrize("include_prompt", [True, False])
+    def test_prompts(self, models, tmp_path, family, include_prompt):
+        folder = shutil.copytree(models[family], tmp_path / "model")
+        prompts = {"query": "Which bottle? ", "passage": "Product: "}
+        save_modules(folder, include_prompt=include_prompt, prompts=prompts)
+        artifact = export_model(folder, tmp_path / "artifact")
+        assert (artifact.spec.query_prompt, artifact.spec.document_prompt) == ("Which bottle? ", "Product: ")
+        assert artifact.spec.include_prompt == include_prompt
+        encoder = TextEncoder(artifact)
+        for role, prompt in (("query", "Which bottle? "), ("document", "Product: ")):
+            expected = by_sentence_transformers(folder, TEXTS, prompt=prompt)
+            np.testing.assert_allclose(encoder.encode(TEXTS, role=role), expected, atol=1e-5)
+        assert not np.allclose(encoder.encode(TEXTS), encoder.encode(TEXTS, role="query"), atol=1e-2)
+        with pytest.raises(InputError, match="role='item'"):
+            encoder.encode(TEXTS, role="item")
+
+    def test_prompts_can_be_given(self, models, bert, tmp_path):
+        artifact = export_model(
+            models["bert"], tmp_path / "artifact", query_prompt="query: ", document_prompt="passage: "
+        )
+        plain = TextEncoder(bert).encode(["passage: steel bottle", "query: steel bottle"])
+        encoder = TextEncoder(artifact)
+        np.testing.assert_array_equal(encoder.encode(["steel bottle"])[0], plain[0])
+        np.testing.assert_array_equal(encoder.encode(["steel bottle"], role="query")[0], plain[1])
+        assert artifact.fingerprint != bert.fingerprint
+
+    def test_leading_dimensions_are_kept(self, models, bert, tmp_path):
+        artifact = export_model(models["bert"], tmp_path / "artifact", dim=8)
+        cut = TextEncoder(bert).encode(TEXTS)[:, :8]
+        np.testing.assert_allclose(
+            TextEncoder(artifact).encode(TEXTS), cut / np.linalg.norm(cut, axis=1, keepdims=True), atol=1e-6
+        )
+        with pytest.raises(ExportError, match=r"dim=33, but .* has 32 dimensions"):
+            export_model(models["bert"], tmp_path / "artifact", dim=33)
+
+    def test_a_transformer_below_the_root_and_lower_case(self, models, tmp_path):
+        folder = tmp_path / "model"
+        save_modules(shutil.copytree(models["llama"], folder))
+        below = folder / "0_Transformer"
+        below.mkdir()
+        for path in list(folder.iterdir()):
+            if path.is_file() and path.name not in ("modules.json", "config_sentence_transformers.json"):
+                path.rename(below / path.name)
+        modules = json.loads((folder / "modules.json").read_text())
+        modules[0]["path"] = "0_Transformer"
+        (folder / "modules.json").write_text(json.dumps(modules))
+        (below / "sentence_bert_config.json").write_text('{"max_seq_length": 40, "do_lower_case": true}')
+        artifact = export_model(folder, tmp_path / "artifact")
+        assert artifact.spec.max_tokens == 40
+        one, two = TextEncoder(artifact).encode(["Steel BOTTLE", "steel bottle"])
+        np.testing.assert_array_equal(one, two)
+
+    def test_a_chat_template_around_each_text_is_refused(self, models, tmp_path):
+        folder = shutil.copytree(models["llama"], tmp_path / "model")
+        (folder / "chat_template.jinja").write_text("{% for m in messages %}<begin>{{ m['content'] }}<end>{% endfor %}")
+        plain = export_model(folder, tmp_path / "plain")
+        assert plain.fingerprint == export_model(models["llama"], tmp_path / "same").fingerprint
+        save_modules(folder)
+        with pytest.raises(ExportError, match="reads each text through its chat template"):
+            export_model(folder, tmp_path / "artifact")
+
+    def test_what_cannot_be_exported_says_why(self, models, tmp_path):
+        folder = save_modules(shutil.copytree(models["bert"], tmp_path / "model"), pooling="max")
+        with pytest.raises(ExportError, match=r"pools by \['max'\], but one of \['mean', 'cls', 'last'\]"):
+            export_model(folder, tmp_path / "artifact")
+        assert export_model(folder, tmp_path / "artifact", pooling="cls").spec.pooling == "cls"
+        modules = json.loads((folder / "modules.json").read_text())
+        modules.append({"idx": 3, "name": "3", "path": "3_CNN", "type": "sentence_transformers.models.CNN"})
+        (folder / "modules.json").write_text(json.dumps(modules))
+        with pytest.raises(ExportError, match=r"has the modules \['Transformer', 'Pooling', 'Normalize', 'CNN'\]"):
+            export_model(folder, tmp_path / "other")
+        assert not (tmp_path / "other").exists()
+
+
+class TestPrecision:
+    def test_fp16_is_half_the_size_and_gives_float32(self, models, bert, tmp_path):
+        artifact = export_model(models["bert"], tmp_path / "artifact", precision="fp16")
+        assert artifact.spec.parity["cosine_min"] >= 0.9995
+        assert artifact.spec.files["model.onnx"].size_bytes < 0.7 * bert.spec.files["model.onnx"].size_bytes
+        vectors = TextEncoder(artifact).encode(TEXTS)
+        assert vectors.dtype == np.float32
+        np.testing.assert_allclose(vectors, TextEncoder(bert).encode(TEXTS), atol=5e-3)
+        assert artifact.fingerprint != bert.fingerprint
+
+    def test_a_scorer_s_cache_is_fp16_and_its_logits_are_float32(self, models, tmp_path):
+        artifact = export_model(models["qwen3"], tmp_path / "artifact", kind="scorer", precision="fp16")
+        runner = GraphRunner(artifact.graph_path, pad_id=0)
+        assert {cache.dtype for cache in runner.inputs.values() if cache is not None} == {np.float16}
+        assert runner.run([[3, 4, 5]]).dtype == np.float32
+
+    def test_int8_has_fixed_scales(self, models, bert, tmp_path):
+        artifact = export_model(models["bert"], tmp_path / "artifact", precision="int8")
+        found = artifact.spec.parity
+        assert found["cosine_min"] >= 0.985
+        assert found["top10_overlap"] >= 0.85
+        assert found["batch_invariance"]["bit_equal"]
+        assert artifact.spec.calibration["n_texts"] > 200
+        operators = {node.op_type for node in storage.load_graph(artifact.graph_path).graph.node}
+        assert "QuantizeLinear" in operators
+        assert not {"DynamicQuantizeLinear", "DynamicQuantizeMatMul"} & operators
+        encoder = TextEncoder(artifact)
+        together = encoder.encode(TEXTS)
+        for text, vector in zip(TEXTS, together, strict=True):
+            np.testing.assert_array_equal(encoder.encode([text])[0], vector)
+
+    def test_own_texts_calibrate(self, models, tmp_path):
+        texts = [f"bottle number {at}" for at in range(20)]
+        with pytest.warns(LLMFeatWarning, match="written by force"):
+            one = export_model(models["llama"], tmp_path / "one", precision="int8", calibration_texts=texts, force=True)
+        assert one.spec.calibration["n_texts"] == 20
+        with pytest.raises(InputError, match="no sequence of texts"):
+            export_model(models["llama"], tmp_path / "two", precision="int8", calibration_texts="bottle")
+
+    def test_int8_that_misses_its_floor_is_refused_and_changes_nothing(self, models, tmp_path):
+        out = tmp_path / "artifact"
+        export_model(models["llama"], out)
+        before = {path.name: path.read_bytes() for path in out.iterdir()}
+        with pytest.raises(ParityError, match=r"at least 0\.985 was expected.*differ most: .* tokens: 0\.\d+.*--force"):
+            export_model(models["llama"], out, precision="int8")
+        assert {path.name: path.read_bytes() for path in out.iterdir()} == before
+        assert [path.name for path in tmp_path.iterdir()] == ["artifact"]
+
+    def test_force_writes_the_failure_into_the_certificate(self, models, tmp_path):
+        with pytest.warns(LLMFeatWarning, match=r"written by force: cosine 0\.\d+ to the model in torch"):
+            artifact = export_model(models["llama"], tmp_path / "artifact", precision="int8", force=True)
+        assert artifact.spec.failures
+        assert len(artifact.spec.parity["worst"]) == 3
+        with pytest.warns(LLMFeatWarning, match="written by force"):
+            ModelArtifact.load(artifact.path)
+
+    @pytest.mark.parametrize("name", ["int8-dynamic", "dynamic"])
+    def test_dynamic_int8_is_refused_with_the_reason(self, models, tmp_path, name):
+        with pytest.raises(InputError, match="a text's vector depends on its neighbours"):
+            export_model(models["bert"], tmp_path / "artifact", precision=name)
+
+    def test_the_reason_is_true(self, bert, tmp_path):
+        """Of a graph with dynamic scales, the batch-invariance check says that it is not."""
+        from onnxruntime.quantization import quantize_dynamic
+
+        # Types behind a fused operator cannot be inferred: 1 is float32.
+        options = {"DefaultTensorType": 1}
+        quantize_dynamic(str(bert.graph_path), str(tmp_path / "dynamic.onnx"), extra_options=options)
+        tokenizer = TextTokenizer(bert.tokenizer_path, max_tokens=512, pad_id=0)
+        texts = parity.catalogue_probes(tokenizer, "", n_texts=100)
+        runner = GraphRunner(tmp_path / "dynamic.onnx", pad_id=0)
+        found = parity._batch_invariance(runner, texts, parity._cosine_distance)
+        assert not found["bit_equal"]
+        assert found["distance_max"] > 1 - parity.LEAST_BATCH_COSINE
+
+
+class TestTheCheckCanFail:
+    def test_another_pooling_is_found(self, models, tmp_path, monkeypatch):
+        right = graft._pool
+        monkeypatch.setattr(graft, "_pool", lambda make, mask, pooling: right(make, mask, "cls"))
+        with pytest.raises(ParityError, match=r"at least 0\.99999 was expected"):
+            export_model(models["bert"], tmp_path / "artifact")
+        assert list(tmp_path.iterdir()) == []
+
+    def test_a_head_that_ignores_the_mask_is_found(self, models, tmp_path, monkeypatch):
+        right = graft._pool
+        monkeypatch.setattr(graft, "_pool", lambda make, mask, pooling: right(make, make("Equal", mask, mask), pooling))
+        with pytest.raises(ParityError):
+            export_model(models["bert"], tmp_path / "artifact")
+
+    def test_positions_that_count_padding_are_found(self, models, tmp_path, monkeypatch):
+        right = graft._last_columns
+        # Every token one place late: a shift of all positions is invisible, but not one that grows with the padding.
+        monkeypatch.setattr(graft, "_last_columns", lambda make, value: right(make, make("Mul", value, value)))
+        with pytest.raises(ParityError):
+            export_model(models["llama"], tmp_path / "artifact")
+
+    def test_logits_of_another_token_are_found(self, models, tmp_path, monkeypatch):
+        right = graft._position
+        monkeypatch.setattr(graft, "_position", lambda make, mask, first: right(make, mask, first=True))
+        with pytest.raises(ParityError, match=r"nats to the model in torch, at most 0\.001"):
+            export_model(models["llama"], tmp_path / "artifact", kind="scorer")
+
+    def test_fusions_that_break_the_model_are_left_out(self, models, tmp_path, monkeypatch):
+        def break_it(model, source, *, attention):
+            graph, report = fuse.fuse(model, source, attention=attention)
+            for node in graph.graph.node:
+                if node.op_type == "SkipLayerNormalization":
+                    node.input[0], node.input[2] = node.input[0], node.input[3]  # the offset in place of the gain
+            return graph, report
+
+        monkeypatch.setattr(exporter, "fuse", break_it)
+        said = []
+        artifact = export_model(models["bert"], tmp_path / "artifact", say=said.append)
+        assert artifact.spec.parity["cosine_min"] > 0.99999
+        assert artifact.spec.fusions["fused"] == {}
+        assert "cosine" in artifact.spec.fusions["left"][0]
+        assert any("again without them" in line for line in said)
+
+
+class TestFingerprint:
+    def test_exporting_again_or_moving_keeps_it(self, models, bert, tmp_path):
+        moved = shutil.copytree(models["bert"], tmp_path / "elsewhere")
+        assert export_model(moved, tmp_path / "again").fingerprint == bert.fingerprint
+
+    def test_so_does_where_the_weights_are(self, models, bert, tmp_path, monkeypatch):
+        monkeypatch.setattr(storage, "INLINE_BYTES", 1000)
+        artifact = export_model(models["bert"], tmp_path / "artifact")
+        assert set(artifact.spec.files) == {"model.onnx", "model.onnx.data", "tokenizer.json"}
+        assert artifact.fingerprint == bert.fingerprint
+        np.testing.assert_array_equal(TextEncoder(artifact).encode(TEXTS), TextEncoder(bert).encode(TEXTS))
+
+    def test_int8_too_with_weights_beside(self, models, tmp_path, monkeypatch):
+        inline = export_model(models["bert"], tmp_path / "inline", precision="int8")
+        monkeypatch.setattr(storage, "INLINE_BYTES", 1000)
+        beside = export_model(models["bert"], tmp_path / "beside", precision="int8")
+        assert "model.onnx.data" in beside.spec.files
+        assert beside.fingerprint == inline.fingerprint
+
+    def test_what_changes_a_vector_changes_it(self, models, bert, tmp_path):
+        others = [
+            export_model(models["bert"], tmp_path / str(at), **changed).fingerprint
+            for at, changed in enumerate(({"max_tokens": 100}, {"pooling": "cls"}, {"query_prompt": "q: "}))
+        ]
+        assert len({bert.fingerprint, *others}) == 4
+
+
+def test_parameters_are_checked_first(models, tmp_path):
     out = tmp_path / "artifact"
-    export_encoder(model, out)
-    before = {path.name: path.read_bytes() for path in out.iterdir()}
-    wrong = parity._reference
-
-    def other_model(source, texts, *, max_tokens):
-        return wrong(source, texts, max_tokens=max_tokens)[::-1]
-
-    monkeypatch.setattr(parity, "_reference", other_model)
-    with pytest.raises(ParityError, match=r"at least 0\.9999 was expected"):
-        export_encoder(model, out)
-    assert {path.name: path.read_bytes() for path in out.iterdir()} == before
-    assert [path.name for path in tmp_path.iterdir()] == ["artifact"]
-
-
-def test_models_that_cannot_be_exported_say_why(model, tmp_path):
-    with pytest.raises(ExportError, match=r"no folder with a config\.json"):
-        resolve_source("nothing/here")
-    with pytest.raises(ExportError, match="the bundled models are"):
-        resolve_source("bundled:gpt9")
-    odd = tmp_path / "odd"
-    odd.mkdir()
-    (odd / "config.json").write_text('{"architectures": ["Odd"]}')
-    (odd / "modules.json").write_text('[{"type": "a.Transformer", "path": ""}, {"type": "a.Dense", "path": "1"}]')
-    with pytest.raises(ExportError, match=r"Transformer, Pooling and Normalize can be exported"):
-        export_encoder(odd, tmp_path / "out")
-    assert not (tmp_path / "out").exists()
-    with pytest.raises(ExportError, match="states no maximum length"):
-        resolve_source(odd).max_tokens()
+    for wrong, message in (
+        ({"kind": "ranker"}, "kind='ranker', but one of"),
+        ({"precision": "int4"}, "precision='int4', but one of"),
+        ({"kind": "scorer", "dim": 8}, "are an encoder's"),
+    ):
+        with pytest.raises(InputError, match=message):
+            export_model(models["llama"], out, **wrong)
+    with pytest.raises(ExportError, match="pooling='max'"):
+        export_model(models["llama"], out, pooling="max")
+    with pytest.raises(ExportError, match=r"max_tokens=601, but .* has 600 positions"):
+        export_model(models["llama"], out, max_tokens=601)
 
 
-def test_the_artifact_needs_no_torch(exported):
+def test_positions_after_padding_are_not_promised(models, tmp_path):
+    # XLM-RoBERTa's first position is that of the padding token plus one: of 600 rows, 598 can be used.
+    with pytest.raises(ExportError, match="598 positions"):
+        export_model(models["xlm-roberta"], tmp_path / "artifact", max_tokens=599)
+    assert export_model(models["xlm-roberta"], tmp_path / "artifact", max_tokens=598).spec.max_tokens == 598
+
+
+def test_the_artifact_needs_no_torch(bert):
     import subprocess
     import sys
 
     code = (
         "import sys; from llmfeat import TextEncoder; "
-        f"TextEncoder({str(exported.path)!r}).encode(['heat']); "
-        "print([name for name in ('torch', 'transformers', 'optimum') if name in sys.modules])"
+        f"TextEncoder({str(bert.path)!r}).encode(['heat']); "
+        "print([name for name in ('torch', 'transformers', 'optimum', 'onnx') if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
-    assert ModelArtifact.load(exported.path) == exported
+    assert ModelArtifact.load(bert.path) == bert

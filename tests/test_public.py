@@ -22,7 +22,7 @@ def test_public_names_are_these_and_load():
         "VectorTable",
         "__version__",
         "encode_table",
-        "export_encoder",
+        "export_model",
         "group_sizes",
     ]
     for name in llmfeat.__all__:

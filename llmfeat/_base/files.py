@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
+import errno
+import glob
 import hashlib
 import json
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -21,9 +25,13 @@ __all__ = [
     "cache_dir",
     "canonical_json",
     "file_sha256",
+    "replace_folder",
     "source_sha256",
     "text_sha256",
 ]
+
+_STAGING = ".staging"
+_NEW_S = 60  # between its creation and its lock, a folder looks abandoned
 
 
 def cache_dir(*parts: str) -> Path:
@@ -78,25 +86,87 @@ def atomic_write(path: Path, data: bytes) -> None:
 
 @contextlib.contextmanager
 def atomic_folder(path: Path) -> Iterator[Path]:
-    """Yield an empty folder that takes the place of `path` when the block ends well, and is dropped when not."""
+    """Yield an empty folder that takes the place of `path` when the block ends well, and is dropped when not.
+
+    A process that is killed leaves the old folder or the new one, and a hidden one beside it, which the next call
+    removes.
+    """
     path = path.absolute()
     path.parent.mkdir(parents=True, exist_ok=True)
-    staging = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
+    _sweep(path)
+    staging = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=_STAGING))
     try:
-        yield staging
-        staging.chmod(0o777 & ~_umask())
-        retired = staging.with_name(staging.name + ".old")
-        if path.exists():
-            path.rename(retired)
-        try:
-            staging.rename(path)
-        except BaseException:
-            if retired.exists():
-                retired.rename(path)
-            raise
-        shutil.rmtree(retired, ignore_errors=True)
+        with _claimed(staging):
+            yield staging
+            for file in staging.rglob("*"):
+                if file.is_file():
+                    with open(file, "rb+") as opened:
+                        os.fsync(opened.fileno())
+            staging.chmod(0o777 & ~_umask())
+            replace_folder(staging, path)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
+
+
+def replace_folder(new: Path, path: Path) -> None:
+    """Move the folder `new` to `path`; what was at `path` is afterwards at `new`, or gone.
+
+    One step where the system can exchange two names (Linux since 3.15, macOS), else two renames.
+    """
+    if not path.exists():
+        new.rename(path)
+    elif not _exchange(new, path):
+        retired = new.with_name(new.name + ".old")
+        path.rename(retired)
+        try:
+            new.rename(path)
+        except BaseException:
+            retired.rename(path)
+            raise
+        shutil.rmtree(retired, ignore_errors=True)
+
+
+def _exchange(one: Path, two: Path) -> bool:
+    """Exchange two names in one step; return False where the system or the file system cannot."""
+    library: Any = ctypes.CDLL(None, use_errno=True) if os.name == "posix" else None
+    here, exchange = -100, 2  # AT_FDCWD, RENAME_EXCHANGE; macOS's RENAME_SWAP is 2 as well
+    if hasattr(library, "renameat2"):
+        status = library.renameat2(here, os.fsencode(one), here, os.fsencode(two), exchange)
+    elif hasattr(library, "renamex_np"):
+        status = library.renamex_np(os.fsencode(one), os.fsencode(two), exchange)
+    else:
+        return False
+    if status == 0:
+        return True
+    number = ctypes.get_errno()
+    if number in (errno.ENOSYS, errno.EINVAL, errno.ENOTSUP):
+        return False
+    raise OSError(number, os.strerror(number), str(one), None, str(two))
+
+
+def _sweep(path: Path) -> None:
+    """Remove what killed processes left beside `path`: staging folders that nobody holds any more."""
+    for left in path.parent.glob(f".{glob.escape(path.name)}.*{_STAGING}"):
+        with contextlib.suppress(OSError):  # another process was faster, or it is not ours to remove
+            if time.time() - left.stat().st_mtime > _NEW_S:
+                with _claimed(left):
+                    shutil.rmtree(left)
+
+
+@contextlib.contextmanager
+def _claimed(folder: Path) -> Iterator[None]:
+    """Hold a folder against the sweep of another process; raises OSError where another one holds it."""
+    if os.name != "posix":
+        yield
+        return
+    import fcntl
+
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    finally:
+        os.close(handle)
 
 
 def _umask() -> int:

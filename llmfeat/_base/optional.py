@@ -11,13 +11,17 @@ __all__ = ["import_optional"]
 
 _EXTRA_OF = {
     "feast": "feast",
+    "gguf": "llm",
+    "huggingface_hub": "export",
     "pandas": "feast",
     "lightgbm": "lightgbm",
     "onnx": "export",
     "onnxruntime": "cpu",
     "optimum": "export",
+    "safetensors": "export",
     "sentence_transformers": "export",
     "tokenizers": "cpu",
+    "torch": "export",
     "transformers": "export",
 }
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Self
 
-from llmfeat._base.files import file_sha256
 from llmfeat.artifact.spec import ArtifactSpec
-from llmfeat.errors import ArtifactCorruptError, ArtifactNotFoundError
+from llmfeat.artifact.verified import verified_sha256
+from llmfeat.errors import ArtifactCorruptError, ArtifactNotFoundError, ArtifactPathError, LLMFeatWarning
 
 __all__ = ["GRAPH_FILE", "SPEC_FILE", "TOKENIZER_FILE", "ModelArtifact"]
 
@@ -34,16 +35,20 @@ class ModelArtifact:
 
     @classmethod
     def load(cls, path: str | Path) -> Self:
-        """Load an artifact folder, checking the size and the SHA-256 of every file.
+        """Load an artifact folder, checking the size of every file, and its SHA-256 when it is new or was touched.
+
+        A digest that was found is remembered in the user's cache, for the file's size and times.
 
         Raises
         ------
         ArtifactNotFoundError
             When the folder, its ``artifact.json``, or a file named there does not exist.
         ArtifactCorruptError
-            When a file was changed, or a path leaves the folder.
+            When a file was changed.
+        ArtifactPathError
+            When a path leaves the folder.
         ArtifactSchemaError
-            When it was written by a newer version.
+            When it was written by a newer version, or by one that is too old.
         """
         folder = Path(path)
         spec_path = folder / SPEC_FILE
@@ -56,6 +61,8 @@ class ModelArtifact:
             raise ArtifactCorruptError(f"{spec_path} does not list {name}: export the model again")
         for name in spec.files:
             _check_file(folder, name, spec)
+        if spec.failures:
+            warnings.warn(f"{folder} was written by force: {'; '.join(spec.failures)}", LLMFeatWarning, stacklevel=2)
         return cls(folder, spec)
 
     @property
@@ -75,10 +82,10 @@ class ModelArtifact:
 
 
 def _check_file(folder: Path, name: str, spec: ArtifactSpec) -> None:
+    path, record = folder / name, spec.files[name]
     relative = PurePosixPath(name)
-    if relative.is_absolute() or ".." in relative.parts:
-        raise ArtifactCorruptError(f"{folder / SPEC_FILE} names {name!r}, which leaves the folder: export again")
-    path, record = folder / relative, spec.files[name]
+    if relative.is_absolute() or ".." in relative.parts or not path.resolve().is_relative_to(folder.resolve()):
+        raise ArtifactPathError(f"{folder / SPEC_FILE} names {name!r}, which leaves the folder: export again")
     if not path.is_file():
         raise ArtifactNotFoundError(f"{path} is missing: copy the whole folder, or export the model again")
     size_bytes = path.stat().st_size
@@ -86,5 +93,5 @@ def _check_file(folder: Path, name: str, spec: ArtifactSpec) -> None:
         raise ArtifactCorruptError(
             f"{path} has {size_bytes} bytes, {record.size_bytes} were exported: copy it again, or export again"
         )
-    if file_sha256(path) != record.sha256:
+    if verified_sha256(path) != record.sha256:
         raise ArtifactCorruptError(f"{path} is not the file that was exported: copy it again, or export again")

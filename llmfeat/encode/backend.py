@@ -23,8 +23,11 @@ class Backend(Protocol):
         """The class of backends whose vectors have the same bits, up to the kind of processor."""
         ...
 
-    def run(self, input_ids: Int64Array, attention_mask: Int64Array) -> Float32Array:
-        """Return the vectors, float32 of shape ``(n_texts, dim)``, of ids and mask of shape ``(n_texts, length)``."""
+    def run(self, input_ids: Int64Array, attention_mask: Int64Array, prompt_tokens: int) -> Float32Array:
+        """Return the vectors, float32 of shape ``(n_texts, dim)``, of ids and mask of shape ``(n_texts, length)``.
+
+        The first `prompt_tokens` of each text are the prompt's, for graphs that leave them out of the pooling.
+        """
         ...
 
 
@@ -39,7 +42,7 @@ class OnnxRuntimeCpu:
         Threads within an operator; by default ONNX Runtime's own choice, one per core.
     """
 
-    numerics = "onnxruntime-cpu-fp32"
+    numerics = "onnxruntime-cpu"
 
     def __init__(self, graph_path: Path, *, threads: int | None = None) -> None:
         ort = import_optional("onnxruntime", purpose="encoding")
@@ -49,7 +52,7 @@ class OnnxRuntimeCpu:
         self._session: Any = ort.InferenceSession(str(graph_path), options, providers=["CPUExecutionProvider"])
         self._inputs = {entry.name for entry in self._session.get_inputs()}
 
-    def run(self, input_ids: Int64Array, attention_mask: Int64Array) -> Float32Array:
+    def run(self, input_ids: Int64Array, attention_mask: Int64Array, prompt_tokens: int) -> Float32Array:
         """Return the vectors of a batch; see `Backend`."""
         # A batch of one takes other kernels (matrix times vector) with other rounding: it runs as two equal rows.
         n_texts = len(input_ids)
@@ -59,6 +62,7 @@ class OnnxRuntimeCpu:
             "input_ids": input_ids,
             "attention_mask": attention_mask,
             "token_type_ids": np.zeros_like(input_ids),
+            "prompt_tokens": np.full(len(input_ids), prompt_tokens, dtype=np.int64),
         }
         (vectors,) = self._session.run([_OUTPUT], {name: feeds[name] for name in self._inputs})
         kept: Float32Array = vectors[:n_texts]

@@ -22,8 +22,6 @@ __all__ = ["TextEncoder", "bucket_lengths"]
 
 # (up to this length, padded to a multiple of this): few shapes, few padded positions.
 _BUCKETS = ((32, 4), (64, 8), (128, 16), (256, 32), (1 << 30, 64))
-# The mask hides padded positions, so any id of the vocabulary gives the same vector.
-_PAD_ID = 0
 
 
 def bucket_lengths(lengths: Int64Array, *, max_tokens: int) -> Int64Array:
@@ -62,6 +60,11 @@ class TextEncoder:
         if batch_tokens < 1:
             raise InputError(f"batch_tokens={batch_tokens!r}, but at least 1 was expected")
         self.artifact = artifact if isinstance(artifact, ModelArtifact) else ModelArtifact.load(artifact)
+        if self.artifact.spec.kind != "encoder":
+            raise InputError(
+                f"{self.artifact.path} is a {self.artifact.spec.kind}, but an encoder was expected: "
+                "export the model with kind='encoder'"
+            )
         self.threads = threads
         self.batch_tokens = batch_tokens
 
@@ -84,13 +87,15 @@ class TextEncoder:
         }
         return text_sha256(canonical_json(identity))
 
-    def encode(self, texts: Sequence[str], *, progress: bool = False) -> Float32Array:
+    def encode(self, texts: Sequence[str], *, role: str = "document", progress: bool = False) -> Float32Array:
         """Return a vector per text, in order.
 
         Parameters
         ----------
         texts : sequence of str
             The texts; longer ones are cut at the artifact's ``max_tokens``. Equal ones are encoded once.
+        role : {"document", "query"}, default="document"
+            Which of the artifact's prompts stands before each text; items are documents.
         progress : bool, default=False
             Whether to show a bar on standard error, when that is a terminal.
 
@@ -102,31 +107,40 @@ class TextEncoder:
         Raises
         ------
         InputError
-            When a text is not a string, or holds a lone surrogate.
+            When a text is not a string, or holds a lone surrogate; when there is no such role.
         """
+        prompt = self._prompt(role)
         distinct: dict[str, int] = {}
         rows = np.empty(len(texts), dtype=np.int64)
         for position, text in enumerate(texts):
             rows[position] = distinct.setdefault(_checked(text, position), len(distinct))
-        return self._encode_distinct(list(distinct), progress=progress)[rows]
+        return self._encode_distinct([prompt + text for text in distinct], prompt, progress=progress)[rows]
 
-    def count_tokens(self, texts: Sequence[str]) -> Int64Array:
-        """Return the number of tokens of each text after cutting, special tokens included, int64."""
-        return np.array([len(encoding.ids) for encoding in self._tokenize(texts)], dtype=np.int64)
+    def count_tokens(self, texts: Sequence[str], *, role: str = "document") -> Int64Array:
+        """Return the number of tokens of each text after cutting, special tokens and the prompt's included, int64."""
+        prompt = self._prompt(role)
+        return np.array([len(ids) for ids in self._tokenize([prompt + text for text in texts])], dtype=np.int64)
 
-    def _encode_distinct(self, texts: list[str], *, progress: bool) -> Float32Array:
-        ids = [np.array(encoding.ids, dtype=np.int64) for encoding in self._tokenize(texts)]
+    def _prompt(self, role: str) -> str:
+        prompts = {"document": self.artifact.spec.document_prompt, "query": self.artifact.spec.query_prompt}
+        if role not in prompts:
+            raise InputError(f"role={role!r}, but one of {list(prompts)} was expected")
+        return prompts[role]
+
+    def _encode_distinct(self, texts: list[str], prompt: str, *, progress: bool) -> Float32Array:
+        ids = self._tokenize(texts)
+        prompt_tokens = self._count_prompt_tokens(prompt)
         lengths = np.array([len(row) for row in ids], dtype=np.int64)
         padded = bucket_lengths(lengths, max_tokens=self.artifact.spec.max_tokens)
         vectors = np.empty((len(texts), self.dim), dtype=np.float32)
         with bar(len(texts), what="encoding", unit="texts", shown=progress) as advance:
             for rows in self._batches(padded):
                 length = int(padded[rows[0]])
-                input_ids = np.full((len(rows), length), _PAD_ID, dtype=np.int64)
+                input_ids = np.full((len(rows), length), self.artifact.spec.pad_token_id, dtype=np.int64)
                 for line, row in zip(input_ids, rows, strict=True):
                     line[: lengths[row]] = ids[row]
                 mask = (np.arange(length) < lengths[rows, None]).astype(np.int64)
-                vectors[rows] = self._backend.run(input_ids, mask)
+                vectors[rows] = self._backend.run(input_ids, mask, prompt_tokens)
                 advance(len(rows))
         return vectors
 
@@ -140,9 +154,18 @@ class TextEncoder:
                 for begin in range(0, len(bucket), n_rows):
                     yield bucket[begin : begin + n_rows]
 
-    def _tokenize(self, texts: Sequence[str]) -> list[Any]:
+    def _tokenize(self, texts: Sequence[str]) -> list[Int64Array]:
+        # An empty text without any token is one padding token, seen: a row of nothing has no vector.
+        nothing = [self.artifact.spec.pad_token_id]
         encodings: list[Any] = self._tokenizer.encode_batch_fast(list(texts))
-        return encodings
+        return [np.array(encoding.ids or nothing, dtype=np.int64) for encoding in encodings]
+
+    def _count_prompt_tokens(self, prompt: str) -> int:
+        """Return how many tokens stand before what follows the prompt, those at the begin of every text included."""
+        if not prompt:
+            return 0
+        encoding = self._tokenizer.encode(prompt)
+        return len(encoding.ids) - int(sum(encoding.special_tokens_mask[-1:]))
 
     @cached_property
     def _backend(self) -> Backend:

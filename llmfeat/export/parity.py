@@ -1,102 +1,274 @@
-"""The comparison of an exported graph with the model it came from."""
+"""The parity certificate: an exported graph against the model it came from, and against itself in other batches."""
 
 from __future__ import annotations
 
 import random
-from pathlib import Path
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
-from llmfeat._base.optional import import_optional
-from llmfeat.errors import ParityError
-from llmfeat.export.graph import OUTPUT
-from llmfeat.export.sources import ModelSource
-from llmfeat.types import Float32Array
+from llmfeat.export.probes import Probe, catalogue_probes, make_probes
+from llmfeat.export.reference import EncoderReference, ScorerReference
+from llmfeat.export.runner import GraphRunner
+from llmfeat.export.tokenizer import TextTokenizer
+from llmfeat.types import Float32Array, Float64Array
 
-__all__ = ["LEAST_COSINE", "check_parity", "parity_texts"]
+__all__ = ["LEAST_COSINE", "LEAST_OVERLAP", "MOST_LOG_PROB_DIFF", "certify_encoder", "certify_scorer"]
 
-# fp32 against fp32: what remains is the order of additions.
-LEAST_COSINE = 0.9999
-_N_TEXTS = 200
-_BATCH = 8
-_SPECIAL = (
-    "a",
-    "1995",
-    "Ünïcödé – naïve café",
-    "電影 映画 영화",
-    "фильм",
-    "فيلم",
-    "🎬🍿",
-    "UPPER lower MiXeD",
-    "a\tb\nc",
-    "",
-)
+# What remains of a difference is: the order of additions; ten bits of mantissa; steps of 1/255 of a range.
+LEAST_COSINE = {"fp32": 0.99999, "fp16": 0.9995, "int8": 0.985}
+LEAST_OVERLAP = {"fp32": 0.0, "fp16": 0.0, "int8": 0.85}
+LEAST_BATCH_COSINE = 0.99999
+# In nats, the largest over the vocabulary.
+MOST_LOG_PROB_DIFF = {"fp32": 0.001, "fp16": 0.1, "int8": 1.0}
+MOST_BATCH_LOG_PROB_DIFF = 0.001
+
+_N_CATALOGUE = 500
+_N_NEIGHBOURS = 10
+_SHORT = 64  # texts of up to so many tokens go through the largest batches
+_N_INVARIANCE, _PADDED = 64, 32
+_N_MIXED, _CUT_EVERY = 28, 4
+_N_WORST = 3
 
 
-def parity_texts(tokenizer: Any, *, max_tokens: int, n_texts: int = _N_TEXTS, seed: int = 0) -> list[str]:
-    """Return texts of 1 to `max_tokens` tokens made of the tokenizer's own words, and some awkward ones."""
-    words = sorted(word for word in tokenizer.get_vocab() if word.isalpha() and word.isascii())
-    draw = random.Random(seed)
-    n_made = n_texts - len(_SPECIAL)
-    lengths = np.geomspace(1, max(max_tokens - 2, 1), n_made).astype(int)
-    return [*_SPECIAL, *(" ".join(draw.choices(words, k=length)) for length in lengths)]
+def certify_encoder(
+    runner: GraphRunner,
+    tokenizer: TextTokenizer,
+    reference: EncoderReference,
+    *,
+    prompts: tuple[str, str],
+    precision: str,
+    both_sides: bool,
+) -> dict[str, Any]:
+    """Return the certificate of an encoder; what it misses is listed in words under ``failures``.
 
-
-def check_parity(graph: Path, tokenizer_path: Path, source: ModelSource, *, max_tokens: int) -> dict[str, Any]:
-    """Return the parity certificate: the exported graph against sentence-transformers, text by text.
-
-    Raises
-    ------
-    ParityError
-        When a cosine is under `LEAST_COSINE`.
+    Parameters
+    ----------
+    runner : GraphRunner
+        The exported graph.
+    tokenizer : TextTokenizer
+        The exported tokenizer.
+    reference : EncoderReference
+        The model in torch.
+    prompts : tuple of str
+        What stands before queries, and before documents.
+    precision : {"fp32", "fp16", "int8"}
+        Which floors hold.
+    both_sides : bool
+        Whether padding on the left must give what padding on the right does.
     """
-    from tokenizers import Tokenizer
+    probes = make_probes(tokenizer, prompts)
+    catalogue = catalogue_probes(tokenizer, prompts[1], n_texts=_N_CATALOGUE)
+    got = _in_every_batch(runner, probes, catalogue)
+    wanted = {
+        probe: row for part in (probes, catalogue) for probe, row in zip(part, reference.encode(part), strict=True)
+    }
+    cosines = {
+        size: _cosines(rows, np.stack([wanted[probe] for probe in which])) for size, (which, rows) in got.items()
+    }
+    together = np.concatenate(list(cosines.values()))
+    each = {probe: row for size in (64, 1) for probe, row in zip(*got[size], strict=True)}
+    neighbours = [_neighbours(np.stack([vectors[probe] for probe in catalogue])) for vectors in (wanted, each)]
+    certificate: dict[str, Any] = {
+        "reference": reference.name,
+        **_said(probes, catalogue),
+        "cosine_min": float(together.min()),
+        "cosine_mean": float(together.mean()),
+        "least_cosine": LEAST_COSINE[precision],
+        "cosine_min_by_batch_size": {str(size): float(values.min()) for size, values in cosines.items()},
+        "top10_overlap": _overlap(*neighbours),
+        "least_top10_overlap": LEAST_OVERLAP[precision],
+        "batch_invariance": _batch_invariance(runner, catalogue, _cosine_distance),
+        "worst": _worst(got, cosines, lowest=True),
+    }
+    if both_sides:
+        left = _outputs(runner, got[7][0], 7, side="left")
+        certificate["left_right_cosine_min"] = float(_cosines(left, got[7][1]).min())
+    certificate["failures"] = list(_encoder_failures(certificate))
+    return certificate
 
-    tokenizer = Tokenizer.from_file(str(tokenizer_path))
-    tokenizer.no_padding()
-    tokenizer.enable_truncation(max_tokens)
-    texts = parity_texts(tokenizer, max_tokens=max_tokens)
-    wanted = _reference(source, texts, max_tokens=max_tokens)
-    got = _run(graph, tokenizer, texts)
-    cosines = np.einsum("ij,ij->i", got, wanted) / np.linalg.norm(got, axis=1) / np.linalg.norm(wanted, axis=1)
-    worst = int(np.argmin(cosines))
-    if not cosines[worst] >= LEAST_COSINE:
-        raise ParityError(
-            f"the exported graph of {source.name} has cosine {cosines[worst]:.6f} with the model on test text {worst} "
-            f"of {len(texts)}, at least {LEAST_COSINE} was expected: report this model, its export cannot be trusted"
-        )
-    reference = import_optional("sentence_transformers", purpose="checking an export").__version__
+
+def certify_scorer(
+    runner: GraphRunner, tokenizer: TextTokenizer, reference: ScorerReference, *, precision: str
+) -> dict[str, Any]:
+    """Return the certificate of a scorer; see `certify_encoder`. Differences are in nats.
+
+    Beside the comparison with torch, each text is cut in two, its first part computed once, and what follows scored
+    with the key/value cache of the first part.
+    """
+    probes = make_probes(tokenizer, [""])
+    catalogue = catalogue_probes(tokenizer, "", n_texts=_N_CATALOGUE)
+    shown = [*probes, *catalogue]
+    got = {
+        size: (which, _log_softmax(rows)) for size, (which, rows) in _in_every_batch(runner, probes, catalogue).items()
+    }
+    wanted = dict(zip(shown, reference.log_probs([probe.ids for probe in shown]), strict=True))
+    diffs = {
+        size: np.abs(rows - np.stack([wanted[probe] for probe in which])).max(axis=1)
+        for size, (which, rows) in got.items()
+    }
+    each = {probe: row for size in (64, 1) for probe, row in zip(*got[size], strict=True)}
+    neighbours = [
+        np.argpartition(-np.stack([rows[probe] for probe in catalogue]), _N_NEIGHBOURS, axis=1)[:, :_N_NEIGHBOURS]
+        for rows in (wanted, each)
+    ]
+    left = _log_softmax(_outputs(runner, got[7][0], 7, side="left"))
+    certificate: dict[str, Any] = {
+        "reference": reference.name,
+        **_said(probes, catalogue),
+        "log_prob_diff_max": float(max(values.max() for values in diffs.values())),
+        "log_prob_diff_mean": float(np.concatenate(list(diffs.values())).mean()),
+        "most_log_prob_diff": MOST_LOG_PROB_DIFF[precision],
+        "log_prob_diff_max_by_batch_size": {str(size): float(values.max()) for size, values in diffs.items()},
+        "top10_overlap": _overlap(*neighbours),
+        "least_top10_overlap": LEAST_OVERLAP[precision],
+        "cache_log_prob_diff_max": _cache_difference(runner, probes, each),
+        "left_right_log_prob_diff_max": float(np.abs(left - got[7][1]).max()),
+        "batch_invariance": _batch_invariance(runner, catalogue, _log_prob_distance),
+        "worst": _worst(got, diffs, lowest=False),
+    }
+    certificate["failures"] = list(_scorer_failures(certificate))
+    return certificate
+
+
+def _in_every_batch(
+    runner: GraphRunner, probes: list[Probe], catalogue: list[Probe]
+) -> dict[int, tuple[list[Probe], Float32Array]]:
+    """Return, for each batch size, texts and their outputs.
+
+    Alone goes all but the catalogue's short texts, which go in 64s, those of like length together; in sevens go texts
+    of unlike length, padded to the longest among them.
+    """
+    mixed = random.Random(0).sample(probes, k=min(_N_MIXED, len(probes)))
+    short = sorted((probe for probe in catalogue if len(probe.ids) <= _SHORT), key=lambda probe: len(probe.ids))
+    others = [probe for probe in catalogue if len(probe.ids) > _SHORT]
+    batches = {1: [*probes, *others], 7: mixed, 64: short}
+    return {size: (which, _outputs(runner, which, size)) for size, which in batches.items()}
+
+
+def _outputs(runner: GraphRunner, probes: Sequence[Probe], size: int, *, side: str = "right") -> Float32Array:
+    parts = []
+    for at in range(0, len(probes), size):
+        batch = probes[at : at + size]
+        ids, prompt_tokens = [probe.ids for probe in batch], [probe.prompt_tokens for probe in batch]
+        parts.append(runner.run(ids, side=side, prompt_tokens=prompt_tokens))
+    return np.concatenate(parts)
+
+
+def _batch_invariance(
+    runner: GraphRunner, catalogue: list[Probe], distance: Callable[[Float32Array, Float32Array], float]
+) -> dict[str, Any]:
+    """Return how a text's output depends on its batch, at one padded length: alone, among 64, in another order.
+
+    Alone means as two equal rows, as the engine runs it: a single row goes through other kernels.
+    """
+    rows = [probe.ids[:_PADDED] for probe in catalogue[:_N_INVARIANCE]]
+    begin = [probe.prompt_tokens for probe in catalogue[:_N_INVARIANCE]]
+    order = random.Random(1).sample(range(len(rows)), k=len(rows))
+
+    def run(which: Sequence[int]) -> Float32Array:
+        return runner.run([rows[at] for at in which], length=_PADDED, prompt_tokens=[begin[at] for at in which])
+
+    together = run(range(len(rows)))
+    again = np.empty_like(together)
+    again[order] = run(order)
+    alone = np.stack([run([at, at])[0] for at in range(len(rows))])
     return {
-        "n_texts": len(texts),
-        "cosine_min": float(cosines.min()),
-        "cosine_mean": float(cosines.mean()),
-        "least_cosine": LEAST_COSINE,
-        "reference": f"sentence-transformers {reference}, torch fp32",
+        "n_texts": len(rows),
+        "padded_to": _PADDED,
+        "bit_equal": bool(np.array_equal(together, alone) and np.array_equal(together, again)),
+        "distance_max": max(distance(together, alone), distance(together, again)),
     }
 
 
-def _reference(source: ModelSource, texts: list[str], *, max_tokens: int) -> Float32Array:
-    module = import_optional("sentence_transformers", purpose="checking an export")
-    model = module.SentenceTransformer(str(source.path), device="cpu")
-    model.max_seq_length = max_tokens
-    vectors: Float32Array = model.encode(texts, batch_size=_BATCH, show_progress_bar=False)
-    return vectors
+def _cache_difference(runner: GraphRunner, probes: Sequence[Probe], alone: dict[Probe, Float32Array]) -> float:
+    """Return the largest difference between a text in one piece and in two, over several cuts."""
+    differences = [0.0]
+    for probe in probes[::_CUT_EVERY]:
+        cut = len(probe.ids) // 2
+        if cut:
+            rows = [probe.ids[cut:], probe.ids[cut : cut + 1]]  # a second, shorter row beside it, padded
+            scored = _log_softmax(runner.run_with_cache(probe.ids[:cut], rows))[0]
+            differences.append(float(np.abs(scored - alone[probe]).max()))
+    return max(differences)
 
 
-def _run(graph: Path, tokenizer: Any, texts: list[str]) -> Float32Array:
-    """Encode in the plainest way there is, so that the check does not lean on the engine."""
-    import onnxruntime
+def _encoder_failures(found: dict[str, Any]) -> Iterator[str]:
+    # Written so that a NaN is a failure.
+    if not found["cosine_min"] >= found["least_cosine"]:
+        yield f"cosine {found['cosine_min']:.6f} to the model in torch, at least {found['least_cosine']} was expected"
+    if not found["top10_overlap"] >= found["least_top10_overlap"]:
+        yield f"top-10 overlap {found['top10_overlap']:.3f}, at least {found['least_top10_overlap']} was expected"
+    distance = found["batch_invariance"]["distance_max"]
+    if not 1 - distance >= LEAST_BATCH_COSINE:
+        yield f"cosine {1 - distance:.6f} between a text alone and in a batch, at least {LEAST_BATCH_COSINE}"
+    if not found.get("left_right_cosine_min", 1.0) >= found["least_cosine"]:
+        yield f"cosine {found['left_right_cosine_min']:.6f} between padding on the left and on the right"
 
-    session = onnxruntime.InferenceSession(str(graph), providers=["CPUExecutionProvider"])
-    names = {entry.name for entry in session.get_inputs()}
-    rows = []
-    for text in texts:
-        encoded = tokenizer.encode(text)
-        feeds = {
-            "input_ids": np.array([encoded.ids], dtype=np.int64),
-            "attention_mask": np.array([encoded.attention_mask], dtype=np.int64),
-            "token_type_ids": np.array([encoded.type_ids], dtype=np.int64),
-        }
-        rows.append(session.run([OUTPUT], {name: feeds[name] for name in names})[0][0])
-    return np.stack(rows)
+
+def _scorer_failures(found: dict[str, Any]) -> Iterator[str]:
+    most = found["most_log_prob_diff"]
+    for name, what in (
+        ("log_prob_diff_max", "to the model in torch"),
+        ("cache_log_prob_diff_max", "between a text in one piece and with a key/value cache"),
+        ("left_right_log_prob_diff_max", "between padding on the left and on the right"),
+    ):
+        if not found[name] <= most:
+            yield f"a difference of {found[name]:.4f} nats {what}, at most {most} was expected"
+    if not found["top10_overlap"] >= found["least_top10_overlap"]:
+        yield f"overlap {found['top10_overlap']:.3f} of the ten next tokens, at least {found['least_top10_overlap']}"
+    distance = found["batch_invariance"]["distance_max"]
+    if not distance <= max(MOST_BATCH_LOG_PROB_DIFF, most / 10):
+        yield f"a difference of {distance:.4f} nats between a text alone and in a batch"
+
+
+def _said(probes: list[Probe], catalogue: list[Probe]) -> dict[str, Any]:
+    lengths = [len(probe.ids) for probe in [*probes, *catalogue]]
+    return {"n_texts": len(lengths), "n_catalogue_texts": len(catalogue), "tokens": [min(lengths), max(lengths)]}
+
+
+def _worst(
+    got: dict[int, tuple[list[Probe], Float32Array]], values: dict[int, Float64Array], *, lowest: bool
+) -> list[dict[str, Any]]:
+    """Return the texts that differ most, in whichever batch they do."""
+    found: dict[Probe, float] = {}
+    for size, (probes, _) in got.items():
+        for probe, value in zip(probes, values[size].tolist(), strict=True):
+            found[probe] = (min if lowest else max)(found.get(probe, value), value)
+    order = sorted(found, key=lambda probe: found[probe] if lowest else -found[probe])[:_N_WORST]
+    return [{"text": probe.said, "value": found[probe]} for probe in order]
+
+
+def _cosines(one: Float32Array, two: Float32Array) -> Float64Array:
+    one, two = one.astype(np.float64), two.astype(np.float64)
+    norms = np.linalg.norm(one, axis=1) * np.linalg.norm(two, axis=1)
+    cosines: Float64Array = np.einsum("ij,ij->i", one, two) / norms
+    return cosines
+
+
+def _cosine_distance(one: Float32Array, two: Float32Array) -> float:
+    return max(0.0, float(np.max(1 - _cosines(one, two))))
+
+
+def _log_softmax(logits: Float32Array) -> Float32Array:
+    wide = logits.astype(np.float64)
+    wide -= wide.max(axis=1, keepdims=True)
+    found: Float32Array = (wide - np.log(np.exp(wide).sum(axis=1, keepdims=True))).astype(np.float32)
+    return found
+
+
+def _log_prob_distance(one: Float32Array, two: Float32Array) -> float:
+    return float(np.abs(_log_softmax(one) - _log_softmax(two)).max())
+
+
+def _neighbours(vectors: Float32Array) -> Any:
+    """Return the ten nearest other texts of each, by cosine."""
+    unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    similar = unit @ unit.T
+    np.fill_diagonal(similar, -np.inf)
+    return np.argpartition(-similar, _N_NEIGHBOURS, axis=1)[:, :_N_NEIGHBOURS]
+
+
+def _overlap(one: Any, two: Any) -> float:
+    return float(np.mean([len(set(a) & set(b)) / len(a) for a, b in zip(one.tolist(), two.tolist(), strict=True)]))

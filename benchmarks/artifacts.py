@@ -1,0 +1,150 @@
+"""What an export keeps of a model, and what each precision costs: two real models, and tiny ones of four families.
+
+The real models come from the package index; the tiny ones have random weights. Without ``--quick``, which takes one tiny
+model only, the table in docs/artifacts.md is rendered anew. Texts per second: short catalogue texts, precisions in turn,
+the median of three rounds; for scorers, prompts in batches of 16 without a shared prefix.
+"""
+
+from __future__ import annotations
+
+import os
+import statistics
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from _report import ROOT, arguments, machine, render, system, write
+
+sys.path.insert(0, str(ROOT))
+
+START, END = "<!-- artifacts: rendered from benchmarks/results/artifacts.json -->", "<!-- /artifacts -->"
+PRECISIONS = ("fp32", "fp16", "int8")
+FAMILIES = ("bert", "modernbert", "qwen3", "xlm-roberta")
+N_TIMED, N_ROUNDS, BATCH = 128, 3, 16
+
+
+def main() -> None:
+    """Run the benchmark."""
+    options = arguments(__doc__)
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    with tempfile.TemporaryDirectory() as folder:
+        rows = [row for job in _jobs(Path(folder), quick=options.quick) for row in _rows(Path(folder), *job)]
+    figures = {
+        f"{row['name']}_{row['kind']}_{row['precision']}_{figure}".replace("-", "_"): row[figure]
+        for row in rows
+        if not row["tiny"] or options.quick
+        for figure in ("distance", "top10_overlap", "texts_per_s")
+    }
+    write(options.json, figures, rows)
+    if not options.quick:
+        render(ROOT / "docs" / "artifacts.md", START, table(rows, machine()), END)
+
+
+def _jobs(folder: Path, *, quick: bool) -> list[tuple[str, str | Path, str, dict[str, Any]]]:
+    """Return (name, model, kind, parameters)."""
+    from tests.tiny_models import save_tiny
+
+    if quick:
+        return [("bert", save_tiny("bert", folder / "bert"), "encoder", {})]
+    tiny = [(family, save_tiny(family, folder / family), "encoder", {}) for family in FAMILIES]
+    return [
+        ("all-MiniLM-L6-v2", "bundled:minilm", "encoder", {}),
+        ("SmolLM2-135M", "bundled:smollm2", "encoder", {"pooling": "mean"}),
+        ("SmolLM2-135M", "bundled:smollm2", "scorer", {}),
+        *tiny,
+        ("qwen3", folder / "qwen3", "scorer", {}),
+    ]
+
+
+def _rows(folder: Path, name: str, model: str | Path, kind: str, parameters: dict[str, Any]) -> list[dict[str, Any]]:
+    from llmfeat import export_model
+    from llmfeat.errors import LLMFeatWarning
+
+    artifacts = {}
+    for precision in PRECISIONS:
+        out = folder / f"{name}-{kind}-{precision}"
+        with warnings.catch_warnings():
+            # What misses its floor is measured all the same, and the table says that it is refused.
+            warnings.simplefilter("ignore", LLMFeatWarning)
+            started = time.perf_counter()
+            artifacts[precision] = export_model(model, out, kind=kind, precision=precision, force=True, **parameters)
+            print(f"{name} {kind} {precision}: {time.perf_counter() - started:.0f} s", flush=True)
+    speeds = _texts_per_s({precision: _runner(artifact) for precision, artifact in artifacts.items()})
+    return [
+        {
+            "name": name,
+            "tiny": not isinstance(model, str),
+            "kind": kind,
+            "precision": precision,
+            "size_mb": artifact.spec.size_bytes / 1e6,
+            # Of an encoder the least cosine, of a scorer the largest difference in nats.
+            "distance": artifact.spec.parity["cosine_min" if kind == "encoder" else "log_prob_diff_max"],
+            "top10_overlap": artifact.spec.parity["top10_overlap"],
+            "bit_equal": artifact.spec.parity["batch_invariance"]["bit_equal"],
+            "batch_distance": artifact.spec.parity["batch_invariance"]["distance_max"],
+            "texts_per_s": speeds[precision],
+            "failures": artifact.spec.failures,
+            "fused": dict(artifact.spec.fusions["fused"]),
+            "left": list(artifact.spec.fusions["left"]),
+        }
+        for precision, artifact in artifacts.items()
+    ]
+
+
+def _runner(artifact: Any) -> Callable[[], object]:
+    from llmfeat import TextEncoder
+    from llmfeat.export.runner import GraphRunner
+    from llmfeat.export.sample import sample_texts
+    from llmfeat.export.tokenizer import TextTokenizer
+
+    texts, spec = sample_texts(N_TIMED, seed=4), artifact.spec
+    if spec.kind == "encoder":
+        encoder = TextEncoder(artifact)
+        return lambda: encoder.encode(texts)
+    tokenizer = TextTokenizer(artifact.tokenizer_path, max_tokens=spec.max_tokens, pad_id=spec.pad_token_id)
+    runner = GraphRunner(artifact.graph_path, pad_id=spec.pad_token_id)
+    ids = sorted((tokenizer.ids(text) for text in texts), key=len)
+    return lambda: [runner.run(ids[at : at + BATCH]) for at in range(0, len(ids), BATCH)]
+
+
+def _texts_per_s(runners: dict[str, Callable[[], object]]) -> dict[str, float]:
+    seconds: dict[str, list[float]] = {name: [] for name in runners}
+    for run in runners.values():
+        run()
+    for _ in range(N_ROUNDS):
+        for name, run in runners.items():
+            started = time.perf_counter()
+            run()
+            seconds[name].append(time.perf_counter() - started)
+    return {name: N_TIMED / statistics.median(times) for name, times in seconds.items()}
+
+
+def table(rows: list[dict[str, Any]], where: dict[str, Any]) -> str:
+    """Return the table of the documentation."""
+    lines = [
+        "| model | kind | precision | MB | to the model in torch | top-10 overlap | alone = in a batch | texts/s | |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for row in rows:
+        name = f"{row['name']}, tiny" if row["tiny"] else row["name"]
+        worst = f"cosine {row['distance']:.6f}" if row["kind"] == "encoder" else f"{row['distance']:.2g} nats"
+        equal = "same bits" if row["bit_equal"] else f"within {row['batch_distance']:.1g}"
+        lines.append(
+            f"| {name} | {row['kind']} | {row['precision']} | {row['size_mb']:,.1f} | {worst} | "
+            f"{row['top10_overlap']:.3f} | {equal} | {row['texts_per_s']:,.0f} | {'refused' if row['failures'] else ''} |"
+        )
+    lines += ["", "| model | kind | fused | not fused |", "|---|---|---|---|"]
+    for row in rows:
+        if row["precision"] == "fp32":
+            fused = ", ".join(f"{count} {operator}" for operator, count in row["fused"].items())
+            left = ", ".join(row["left"]) or "nothing known"
+            lines.append(f"| {row['name']}{', tiny' * row['tiny']} | {row['kind']} | {fused} | {left} |")
+    return "\n".join([*lines, "", f"Measured on {system(where)}."])
+
+
+if __name__ == "__main__":
+    main()
