@@ -28,8 +28,8 @@ format: $(VENV)/.dev  ## rewrite the code in the house's format
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bench: $(VENV)/.dev  ## every benchmark, into benchmarks/results
-	for script in benchmarks/[a-z]*.py; do $(BIN)/python $$script --json benchmarks/results/$$(basename $$script .py).json || exit 1; done
+bench: $(VENV)/.dev  ## every benchmark in full, into benchmarks/results
+	for script in benchmarks/[a-z]*.py; do $(BIN)/python $$script --full --json benchmarks/results/$$(basename $$script .py).json || exit 1; done
 
 clean:  ## remove what the commands above made
 	rm -rf $(VENV) out feature_repo/data dist build

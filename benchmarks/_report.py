@@ -16,10 +16,12 @@ _PACKAGES = ("llmfeat", "feast", "lightgbm", "numpy", "onnxruntime", "pyarrow", 
 
 
 def arguments(description: str) -> argparse.Namespace:
-    """Parse ``[--data DIR] [--quick] --json FILE``."""
+    """Parse ``[--data DIR] [--quick | --full] --json FILE``."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--data", type=Path, help="a folder of data sets; unused where a benchmark makes its own")
-    parser.add_argument("--quick", action="store_true", help="a smoke run of under a minute")
+    size = parser.add_mutually_exclusive_group()
+    size.add_argument("--quick", action="store_true", help="a smoke run of under a minute")
+    size.add_argument("--full", action="store_true", help="also what takes longer than 20 minutes")
     parser.add_argument("--json", type=Path, required=True, help="where the results go")
     return parser.parse_args()
 

@@ -1,12 +1,14 @@
 """What an export keeps of a model, and what each precision costs: two real models, and tiny ones of four families.
 
-The real models come from the package index; the tiny ones have random weights. Without ``--quick``, which takes one tiny
-model only, the table in docs/artifacts.md is rendered anew. Texts per second: short catalogue texts, precisions in turn,
-the median of three rounds; for scorers, prompts in batches of 16 without a shared prefix.
+The real models come from the package index; the tiny ones have random weights. ``--full`` takes SmolLM2 too, some half
+an hour on two cores, and renders the table in docs/artifacts.md anew; ``--quick`` takes one tiny model only. Texts per
+second: short catalogue texts, precisions in turn, the median of three rounds; for scorers, prompts in batches of 16
+without a shared prefix.
 """
 
 from __future__ import annotations
 
+import argparse
 import os
 import statistics
 import sys
@@ -32,7 +34,7 @@ def main() -> None:
     options = arguments(__doc__)
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     with tempfile.TemporaryDirectory() as folder:
-        rows = [row for job in _jobs(Path(folder), quick=options.quick) for row in _rows(Path(folder), *job)]
+        rows = [row for job in _jobs(Path(folder), options) for row in _rows(Path(folder), *job)]
     figures = {
         f"{row['name']}_{row['kind']}_{row['precision']}_{figure}".replace("-", "_"): row[figure]
         for row in rows
@@ -40,24 +42,24 @@ def main() -> None:
         for figure in ("distance", "top10_overlap", "texts_per_s")
     }
     write(options.json, figures, rows)
-    if not options.quick:
+    if options.full:
         render(ROOT / "docs" / "artifacts.md", START, table(rows, machine()), END)
 
 
-def _jobs(folder: Path, *, quick: bool) -> list[tuple[str, str | Path, str, dict[str, Any]]]:
+def _jobs(folder: Path, options: argparse.Namespace) -> list[tuple[str, str | Path, str, dict[str, Any]]]:
     """Return (name, model, kind, parameters)."""
     from tests.tiny_models import save_tiny
 
-    if quick:
+    if options.quick:
         return [("bert", save_tiny("bert", folder / "bert"), "encoder", {})]
     tiny = [(family, save_tiny(family, folder / family), "encoder", {}) for family in FAMILIES]
-    return [
-        ("all-MiniLM-L6-v2", "bundled:minilm", "encoder", {}),
+    tiny.append(("qwen3", folder / "qwen3", "scorer", {}))
+    small = ("all-MiniLM-L6-v2", "bundled:minilm", "encoder", {})
+    large = [
         ("SmolLM2-135M", "bundled:smollm2", "encoder", {"pooling": "mean"}),
         ("SmolLM2-135M", "bundled:smollm2", "scorer", {}),
-        *tiny,
-        ("qwen3", folder / "qwen3", "scorer", {}),
     ]
+    return [small, *(large if options.full else []), *tiny]
 
 
 def _rows(folder: Path, name: str, model: str | Path, kind: str, parameters: dict[str, Any]) -> list[dict[str, Any]]:
@@ -135,7 +137,7 @@ def table(rows: list[dict[str, Any]], where: dict[str, Any]) -> str:
         equal = "same bits" if row["bit_equal"] else f"within {row['batch_distance']:.1g}"
         lines.append(
             f"| {name} | {row['kind']} | {row['precision']} | {row['size_mb']:,.1f} | {worst} | "
-            f"{row['top10_overlap']:.3f} | {equal} | {row['texts_per_s']:,.0f} | {'refused' if row['failures'] else ''} |"
+            f"{row['top10_overlap']:.3f} | {equal} | {row['texts_per_s']:,.0f} | {'refused' * bool(row['failures'])} |"
         )
     lines += ["", "| model | kind | fused | not fused |", "|---|---|---|---|"]
     for row in rows:

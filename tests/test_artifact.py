@@ -2,13 +2,14 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 
 import numpy as np
 import pytest
 from onnx import numpy_helper
 
 from llmfeat import ModelArtifact
-from llmfeat._base.files import cache_dir, file_sha256
+from llmfeat._base.files import cache_dir, canonical_json, file_sha256, text_sha256
 from llmfeat.artifact import verified
 from llmfeat.errors import (
     ArtifactCorruptError,
@@ -22,8 +23,11 @@ from tests.conftest import tiny_graph, write_artifact
 
 
 def edit(folder, **changes):
+    """Change the spec as somebody would who knows of the seal."""
     path = folder / "artifact.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+    body = {**json.loads(path.read_text()), **changes}
+    del body["seal"]
+    path.write_text(json.dumps({**body, "seal": text_sha256(canonical_json(body))}))
 
 
 def test_exporting_again_or_elsewhere_keeps_the_fingerprint(tmp_path):
@@ -76,7 +80,26 @@ def test_an_edited_spec(tmp_path):
         ModelArtifact.load(folder)
 
 
-@pytest.mark.parametrize("name", ["../outside", "/etc/hostname"])
+def test_other_files_with_their_digests_are_an_edit_too(tmp_path):
+    """What identifies the vectors stands in the fingerprint, what the files are stands beside it: a seal binds both."""
+    folder, other = write_artifact(tmp_path / "one").path, write_artifact(tmp_path / "two", seed=1).path
+    body, files = (json.loads((path / "artifact.json").read_text()) for path in (folder, other))
+    shutil.copy(other / "model.onnx", folder / "model.onnx")
+    body["files"] = files["files"]
+    (folder / "artifact.json").write_text(json.dumps(body))
+    with pytest.raises(ArtifactCorruptError, match="it was edited"):
+        ModelArtifact.load(folder)
+
+
+def test_bytes_that_are_no_text_in_place_of_the_spec(tmp_path):
+    folder = write_artifact(tmp_path).path
+    data = (folder / "artifact.json").read_bytes()
+    (folder / "artifact.json").write_bytes(data.replace(b"Apache", b"Ap\xffche"))
+    with pytest.raises(ArtifactCorruptError, match="it was edited"):
+        ModelArtifact.load(folder)
+
+
+@pytest.mark.parametrize("name", ["../outside", "/etc/hostname", "a\0b"])
 def test_a_path_that_leaves_the_folder(tmp_path, name):
     folder = write_artifact(tmp_path / "in").path
     files = json.loads((folder / "artifact.json").read_text())["files"]

@@ -128,8 +128,8 @@ class TestExportAndInspect:
         assert read_texts(tmp_path / "texts.txt") == read_texts(tmp_path / "texts.parquet")
         with pytest.raises(EmptyInputError, match="holds no text"):
             read_texts(tmp_path / "empty.txt")
+        pq.write_table(pa.table({"title": ["x"]}), tmp_path / "other.parquet")
         with pytest.raises(MissingColumnError, match="'text'"):
-            pq.write_table(pa.table({"title": ["x"]}), tmp_path / "other.parquet")
             read_texts(tmp_path / "other.parquet")
 
     @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from llmfeat.encode.engine import bucket_lengths
 from llmfeat.encode.manifest import Manifest
 from llmfeat.encode.table import live_rows
 from llmfeat.errors import (
+    ArtifactCorruptError,
     DuplicateIdError,
     EmptyInputError,
     InputError,
@@ -45,6 +46,51 @@ class TestEncoder:
         for at, text in enumerate(batch):
             assert encoder.encode([text]).tobytes() == together[at].tobytes()
 
+    def test_the_role_chooses_the_prompt(self, tmp_path):
+        encoder = TextEncoder(write_artifact(tmp_path, query_prompt="the ", document_prompt="war "))
+        plain = TextEncoder(write_artifact(tmp_path / "plain"))
+        expected = plain.encode(["war heat", "the heat"])
+        assert encoder.encode(["heat"]).tobytes() == expected[0].tobytes()
+        assert encoder.encode(["heat"], role="query").tobytes() == expected[1].tobytes()
+        assert encoder.count_tokens(["heat"], role="query").tolist() == [4]
+        with pytest.raises(InputError, match="role='item', but one of"):
+            encoder.encode(["heat"], role="item")
+
+    def test_a_prompt_can_be_left_out_of_the_pooling(self, tmp_path):
+        """The mean of the tokens behind the prompt is what remains of the mean of all when the rest is taken away."""
+        prompts = {"query_prompt": "the war ", "document_prompt": ""}
+        with_prompt = TextEncoder(write_artifact(tmp_path / "with", normalize=False, **prompts))
+        without = TextEncoder(write_artifact(tmp_path / "without", include_prompt=False, **prompts))
+        assert without.encode(["heat"]).tobytes() == with_prompt.encode(["heat"]).tobytes()
+        assert not np.allclose(without.encode(["heat"], role="query"), with_prompt.encode(["heat"], role="query"))
+
+    @pytest.mark.parametrize("role", ["document", "query"])
+    def test_an_empty_text_without_any_token_is_one_padding_token(self, tmp_path, role):
+        encoder = TextEncoder(write_artifact(tmp_path, around="$A"))
+        assert encoder.count_tokens(["", "heat"]).tolist() == [1, 1]
+        vectors = encoder.encode(["", "[PAD]", "heat"], role=role)
+        assert np.isfinite(vectors).all()
+        assert not np.array_equal(vectors[0], vectors[2])
+
+    def test_a_folder_that_was_replaced_is_not_read_under_the_old_name(self, tmp_path):
+        encoder = TextEncoder(write_artifact(tmp_path))
+        before = pickle.dumps(encoder)
+        write_artifact(tmp_path, seed=1)
+        with pytest.raises(ArtifactCorruptError, match="make a new TextEncoder"):
+            encoder.encode(["heat"])
+        with pytest.raises(ArtifactCorruptError, match="make a new TextEncoder"):
+            pickle.loads(before).encode(["heat"])
+
+    def test_the_left_end_is_cut_where_the_model_cuts_there(self, tmp_path):
+        encoder = TextEncoder(write_artifact(tmp_path, truncation_side="left"))
+        long = "heat " * 40 + "alien war"
+        kept = " ".join(long.split()[-(MAX_TOKENS - 2) :])
+        assert encoder.encode([long]).tobytes() == encoder.encode([kept]).tobytes()
+
+    def test_a_scorer_is_refused(self, tmp_path):
+        with pytest.raises(InputError, match="is a scorer, but an encoder was expected"):
+            TextEncoder(write_artifact(tmp_path, kind="scorer"))
+
     def test_shape_dtype_and_unit_length(self, encoder):
         vectors = encoder.encode(["heat", "alien war", ""])
         assert vectors.shape == (3, DIM)
@@ -63,7 +109,7 @@ class TestEncoder:
     def test_equal_texts_are_encoded_once(self, encoder, monkeypatch):
         rows = []
         run = encoder._backend.run
-        monkeypatch.setattr(encoder._backend, "run", lambda ids, mask: rows.append(len(ids)) or run(ids, mask))
+        monkeypatch.setattr(encoder._backend, "run", lambda ids, *rest: rows.append(len(ids)) or run(ids, *rest))
         encoder.encode(["heat"] * 50 + ["alien"])
         assert sum(rows) == 2
 

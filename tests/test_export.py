@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 
@@ -11,7 +12,7 @@ import pytest
 from llmfeat import ModelArtifact, TextEncoder, export_model
 from llmfeat.errors import ExportError, InputError, LLMFeatWarning, ParityError
 from llmfeat.export import exporter, fuse, graft, parity, storage
-from llmfeat.export.runner import GraphRunner
+from llmfeat.export.runner import GraphRunner, make_feeds
 from llmfeat.export.tokenizer import TextTokenizer
 from tests.tiny_models import ENCODERS, SCORERS, save_modules, save_tiny
 
@@ -87,9 +88,15 @@ class TestFamilies:
             got = runner.run(rows, side=side)
             assert got.shape == (3, artifact.spec.dim)
             np.testing.assert_allclose(got, expected, atol=1e-4)
+        # Prefixes and suffixes of unlike length: padding stands between what is in the cache and what follows.
         with torch.no_grad():
-            whole = np.stack([model(torch.tensor([rows[0] + row])).logits[0, -1].numpy() for row in rows])
-        np.testing.assert_allclose(runner.run_with_cache(rows[0], rows), whole, atol=1e-4)
+            whole = np.stack(
+                [
+                    model(torch.tensor([row + after])).logits[0, -1].numpy()
+                    for row, after in zip(rows, rows[::-1], strict=True)
+                ]
+            )
+        np.testing.assert_allclose(runner.run_with_cache(rows, rows[::-1]), whole, atol=1e-4)
 
     def test_what_fuses_and_what_does_not_is_said(self, bert, models, tmp_path):
         assert bert.spec.fusions["fused"] == {
@@ -152,6 +159,18 @@ class TestModules:
         np.testing.assert_array_equal(encoder.encode(["steel bottle"], role="query")[0], plain[1])
         assert artifact.fingerprint != bert.fingerprint
 
+    def test_an_empty_document_prompt_is_not_the_default_one(self, models, tmp_path):
+        folder = save_modules(shutil.copytree(models["bert"], tmp_path / "model"), prompts={"query": "Which? "})
+        path = folder / "config_sentence_transformers.json"
+        path.write_text(json.dumps({**json.loads(path.read_text()), "default_prompt_name": "query"}))
+        spec = export_model(folder, tmp_path / "artifact").spec
+        assert (spec.query_prompt, spec.document_prompt) == ("Which? ", "")
+
+    def test_a_prompt_longer_than_most_texts(self, models, tmp_path):
+        prompt = "Instruct: find what goes with the things that were bought before. " * 6
+        artifact = export_model(models["bert"], tmp_path / "artifact", document_prompt=prompt)
+        assert artifact.spec.parity["batch_invariance"]["padded_to"] > 64
+
     def test_leading_dimensions_are_kept(self, models, bert, tmp_path):
         artifact = export_model(models["bert"], tmp_path / "artifact", dim=8)
         cut = TextEncoder(bert).encode(TEXTS)[:, :8]
@@ -193,11 +212,30 @@ class TestModules:
             export_model(folder, tmp_path / "artifact")
         assert export_model(folder, tmp_path / "artifact", pooling="cls").spec.pooling == "cls"
         modules = json.loads((folder / "modules.json").read_text())
+        modules[1]["type"] = "evil.Pooling"
+        (folder / "modules.json").write_text(json.dumps(modules))
+        with pytest.raises(ExportError, match=r"has the module 'evil\.Pooling'"):
+            export_model(folder, tmp_path / "other")
+        modules[1]["type"] = "sentence_transformers.models.Pooling"
         modules.append({"idx": 3, "name": "3", "path": "3_CNN", "type": "sentence_transformers.models.CNN"})
         (folder / "modules.json").write_text(json.dumps(modules))
         with pytest.raises(ExportError, match=r"has the modules \['Transformer', 'Pooling', 'Normalize', 'CNN'\]"):
             export_model(folder, tmp_path / "other")
         assert not (tmp_path / "other").exists()
+
+
+class TestOpenVino:
+    @pytest.mark.parametrize(("family", "pooling"), [("bert", "mean"), ("xlm-roberta", "cls"), ("qwen3", "last")])
+    def test_it_reads_the_same_file(self, models, tmp_path, family, pooling):
+        import openvino
+
+        artifact = export_model(models[family], tmp_path / "artifact", pooling=pooling)
+        runner = GraphRunner(artifact.graph_path, pad_id=0)
+        feeds = make_feeds(runner.inputs, [[5, 6, 7, 8], [9, 10]], pad_id=0)
+        precise = {"INFERENCE_PRECISION_HINT": "f32"}
+        compiled = openvino.Core().compile_model(str(artifact.graph_path), "CPU", precise)
+        expected = runner.session.run(None, feeds)[0]
+        np.testing.assert_allclose(compiled(feeds)["embedding"], expected, atol=1e-5)
 
 
 class TestPrecision:
@@ -303,6 +341,47 @@ class TestTheCheckCanFail:
         with pytest.raises(ParityError, match=r"nats to the model in torch, at most 0\.001"):
             export_model(models["llama"], tmp_path / "artifact", kind="scorer")
 
+    def test_a_head_that_does_not_normalize_is_found(self, models, tmp_path, monkeypatch):
+        right = graft.graft_head
+
+        def without(model, head, *, hidden_size):
+            right(model, dataclasses.replace(head, normalize=False), hidden_size=hidden_size)
+
+        monkeypatch.setattr(exporter, "graft_head", without)
+        with pytest.raises(ParityError, match="vectors longer or shorter by"):
+            export_model(models["bert"], tmp_path / "artifact")
+
+    def test_a_cache_that_gives_nothing_is_found(self, models, tmp_path, monkeypatch):
+        right = GraphRunner.run_with_cache
+        monkeypatch.setattr(GraphRunner, "run_with_cache", lambda *args: right(*args) * np.float32(np.nan))
+        with pytest.raises(ParityError, match="nan nats between a text in one piece and with a key/value cache"):
+            export_model(models["llama"], tmp_path / "artifact", kind="scorer")
+
+    def test_vectors_of_nothing_are_found(self, models, tmp_path, monkeypatch):
+        right = GraphRunner.run
+
+        def spoiled(self, ids, **how):
+            return right(self, ids, **how) * np.float32(np.nan if len(ids) == 64 else 1)
+
+        monkeypatch.setattr(GraphRunner, "run", spoiled)
+        with pytest.raises(ParityError, match=r"cosine nan to the model in torch.*cosine nan between a text alone"):
+            export_model(models["bert"], tmp_path / "artifact")
+
+    def test_a_tokenizer_that_cuts_elsewhere_is_found(self, models, tmp_path, monkeypatch):
+        monkeypatch.setattr(exporter, "truncation_side", lambda source: "left")
+        with pytest.raises(ParityError, match="is not cut as sentence-transformers cuts it"):
+            export_model(models["bert"], tmp_path / "artifact")
+
+    def test_fusions_that_fail_are_left_out(self, models, tmp_path, monkeypatch):
+        from onnxruntime.transformers import optimizer
+
+        def fail(*args, **how):
+            raise IndexError("list index out of range")
+
+        monkeypatch.setattr(optimizer, "optimize_model", fail)
+        artifact = export_model(models["bert"], tmp_path / "artifact", precision="int8")
+        assert "IndexError" in artifact.spec.fusions["left"][0]
+
     def test_fusions_that_break_the_model_are_left_out(self, models, tmp_path, monkeypatch):
         def break_it(model, source, *, attention):
             graph, report = fuse.fuse(model, source, attention=attention)
@@ -358,8 +437,20 @@ def test_parameters_are_checked_first(models, tmp_path):
             export_model(models["llama"], out, **wrong)
     with pytest.raises(ExportError, match="pooling='max'"):
         export_model(models["llama"], out, pooling="max")
+    with pytest.raises(ExportError, match=r"max_tokens=2, but .* puts 2 special tokens around a text"):
+        export_model(models["bert"], out, max_tokens=2)
     with pytest.raises(ExportError, match=r"max_tokens=601, but .* has 600 positions"):
         export_model(models["llama"], out, max_tokens=601)
+
+
+def test_a_folder_of_other_things_is_not_replaced(models, tmp_path):
+    (tmp_path / "thesis.tex").write_text("years of work")
+    (tmp_path / "notes").mkdir()
+    with pytest.raises(InputError, match=r"holds 'notes' and 1 more, which an export would remove"):
+        export_model(models["bert"], tmp_path)
+    with pytest.raises(InputError, match="is a file"):
+        export_model(models["bert"], tmp_path / "thesis.tex")
+    assert (tmp_path / "thesis.tex").read_text() == "years of work"
 
 
 def test_positions_after_padding_are_not_promised(models, tmp_path):

@@ -92,6 +92,20 @@ def test_a_killed_process_leaves_the_old_folder_and_the_next_one_cleans_up(tmp_p
     assert [entry.name for entry in tmp_path.iterdir()] == ["artifact"]
 
 
+def test_an_old_folder_that_was_moved_aside_comes_back(tmp_path, monkeypatch):
+    """Killed between the two renames, where names cannot be exchanged in one step."""
+    path = tmp_path / "artifact"
+    write(path, "old")
+    path.rename(tmp_path / ".artifact.abc.staging.old")
+    monkeypatch.setattr(files, "_NEW_S", -1)
+    with contextlib.suppress(KeyError), atomic_folder(path):
+        assert (path / "one").read_text() == "old"
+        raise KeyError
+    (tmp_path / ".artifact.def.staging.old").mkdir()
+    write(path, "new")
+    assert [entry.name for entry in tmp_path.iterdir()] == ["artifact"]
+
+
 def test_a_folder_that_was_just_made_is_left_to_its_maker(tmp_path):
     young = tmp_path / ".artifact.abc.staging"
     young.mkdir()

@@ -10,7 +10,7 @@ from onnx import TensorProto, helper, numpy_helper
 from llmfeat.errors import ExportError
 from llmfeat.export.graft import graft_head, graft_last_logits, graft_positions
 from llmfeat.export.head import DenseLayer
-from llmfeat.export.precision import smooth
+from llmfeat.export.precision import smooth, to_int8
 from tests.conftest import DIM, tiny_graph, tiny_head
 
 # A text of three tokens, one of two; padded on the right and on the left.
@@ -50,6 +50,15 @@ class TestHead:
         expected = np.stack([one_of[pooling](text) for text in texts])
         for feeds in (RIGHT, LEFT):
             np.testing.assert_allclose(run(pooled, {**feeds, "prompt_tokens": begins}), expected, rtol=1e-5)
+
+    @pytest.mark.parametrize("pooling", ["mean", "cls", "last"])
+    def test_a_text_that_is_all_prompt(self, pooling):
+        """As sentence-transformers: nothing for the mean and the last token, the first token for cls."""
+        pooled = tiny_graph()
+        graft_head(pooled, tiny_head(pooling, include_prompt=False, normalize=False), hidden_size=DIM)
+        got = run(pooled, {**RIGHT, "prompt_tokens": np.array([3, 2])})
+        expected = run(tiny_graph(), RIGHT)[:, 0] if pooling == "cls" else np.zeros((2, DIM))
+        np.testing.assert_allclose(got, expected, rtol=1e-5)
 
     @pytest.mark.parametrize(("activation", "function"), [("", lambda x: x), ("Tanh", np.tanh)])
     def test_dense_then_truncation_then_unit_length(self, activation, function):
@@ -133,3 +142,39 @@ def test_smoothing_keeps_the_product_and_evens_the_channels():
     scales = numpy_helper.to_array(inverse)
     assert np.argmin(scales) == 3
     assert scales[3] < 0.3 * np.median(scales)
+
+
+def test_a_layer_of_too_wide_a_range_stays_in_float32():
+    """Two layers after one another; the second one's input has a token that is a thousand times the others."""
+    draw = np.random.default_rng(0)
+    weights = {"one": draw.standard_normal((8, 8)), "two": draw.standard_normal((8, 8))}
+    shape = ["n", "length", 8]
+    nodes = [
+        helper.make_node("MatMul", ["x", "one"], ["y"], name="first"),
+        helper.make_node("Mul", ["y", "scale"], ["z"]),
+        helper.make_node("MatMul", ["z", "two"], ["out"], name="second"),
+    ]
+    inputs = [
+        helper.make_tensor_value_info("x", TensorProto.FLOAT, shape),
+        helper.make_tensor_value_info("scale", TensorProto.FLOAT, ["n", "length", 1]),
+    ]
+    output = helper.make_tensor_value_info("out", TensorProto.FLOAT, shape)
+    constants = [numpy_helper.from_array(value.astype(np.float32), name) for name, value in weights.items()]
+    graph = helper.make_graph(nodes, "wide", inputs, [output], constants)
+    x = draw.standard_normal((1, 6, 8)).astype(np.float32)
+    even, wide = np.ones((1, 6, 1), np.float32), np.array([1000, 1, 1, 1, 1, 1], np.float32).reshape(1, 6, 1)
+
+    def quantize(scale):
+        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+        feeds = {"x": x, "scale": scale}
+        expected = run(model, feeds)
+        quantized, kept = to_int8(model, [feeds])
+        got = run(quantized, feeds)
+        return kept, float(np.max(np.linalg.norm(got - expected, axis=2) / np.linalg.norm(expected, axis=2)))
+
+    kept, error = quantize(even)
+    assert kept == []
+    assert error < 0.03
+    kept, error = quantize(wide)
+    assert kept == ["second"]
+    assert error < 0.03

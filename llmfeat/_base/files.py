@@ -30,7 +30,7 @@ __all__ = [
     "text_sha256",
 ]
 
-_STAGING = ".staging"
+_STAGING, _RETIRED = ".staging", ".old"
 _NEW_S = 60  # between its creation and its lock, a folder looks abandoned
 
 
@@ -89,7 +89,8 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     """Yield an empty folder that takes the place of `path` when the block ends well, and is dropped when not.
 
     A process that is killed leaves the old folder or the new one, and a hidden one beside it, which the next call
-    removes.
+    removes. Where two names cannot be exchanged in one step (see `replace_folder`) it may leave neither for a moment
+    between two renames; the next call then puts the old one back.
     """
     path = path.absolute()
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -116,7 +117,7 @@ def replace_folder(new: Path, path: Path) -> None:
     if not path.exists():
         new.rename(path)
     elif not _exchange(new, path):
-        retired = new.with_name(new.name + ".old")
+        retired = new.with_name(new.name + _RETIRED)
         path.rename(retired)
         try:
             new.rename(path)
@@ -145,7 +146,12 @@ def _exchange(one: Path, two: Path) -> bool:
 
 
 def _sweep(path: Path) -> None:
-    """Remove what killed processes left beside `path`: staging folders that nobody holds any more."""
+    """Mend what killed processes left beside `path`: staging folders that nobody holds, an old folder half replaced."""
+    for retired in path.parent.glob(f".{glob.escape(path.name)}.*{_STAGING}{_RETIRED}"):
+        # Only where names cannot be exchanged, between the two renames: the old folder goes back to its place.
+        with contextlib.suppress(OSError):
+            if time.time() - retired.stat().st_ctime > _NEW_S:
+                shutil.rmtree(retired) if path.exists() else retired.rename(path)
     for left in path.parent.glob(f".{glob.escape(path.name)}.*{_STAGING}"):
         with contextlib.suppress(OSError):  # another process was faster, or it is not ours to remove
             if time.time() - left.stat().st_mtime > _NEW_S:

@@ -23,6 +23,7 @@ _EXTRA_OF = {
     "tokenizers": "cpu",
     "torch": "export",
     "transformers": "export",
+    "yaml": "export",
 }
 
 

@@ -56,7 +56,7 @@ class ModelArtifact:
             raise ArtifactNotFoundError(
                 f"{folder} holds no {SPEC_FILE}: make one with `llmfeat export MODEL --out DIR`"
             )
-        spec = ArtifactSpec.from_json(spec_path.read_text(encoding="utf-8"), where=str(spec_path))
+        spec = ArtifactSpec.from_json(spec_path.read_text(encoding="utf-8", errors="replace"), where=str(spec_path))
         for name in {GRAPH_FILE, TOKENIZER_FILE} - set(spec.files):
             raise ArtifactCorruptError(f"{spec_path} does not list {name}: export the model again")
         for name in spec.files:
@@ -84,7 +84,12 @@ class ModelArtifact:
 def _check_file(folder: Path, name: str, spec: ArtifactSpec) -> None:
     path, record = folder / name, spec.files[name]
     relative = PurePosixPath(name)
-    if relative.is_absolute() or ".." in relative.parts or not path.resolve().is_relative_to(folder.resolve()):
+    if (
+        "\0" in name
+        or relative.is_absolute()
+        or ".." in relative.parts
+        or not path.resolve().is_relative_to(folder.resolve())
+    ):
         raise ArtifactPathError(f"{folder / SPEC_FILE} names {name!r}, which leaves the folder: export again")
     if not path.is_file():
         raise ArtifactNotFoundError(f"{path} is missing: copy the whole folder, or export the model again")

@@ -46,6 +46,8 @@ class ArtifactSpec:
         What stands before a text that searches, and before one that is found.
     max_tokens : int
         Longer texts are cut there, special tokens included.
+    truncation_side : {"right", "left"}
+        Which end of a longer text is cut off.
     pad_token_id : int
         What shorter texts are filled up with; an empty text without any token is one of it.
     dim : int
@@ -67,7 +69,7 @@ class ArtifactSpec:
     fusions : mapping
         What ONNX Runtime fused, and what it did not.
     calibration : mapping
-        For int8: how many texts the scales were taken from, and their digest.
+        For int8: how many texts the scales were taken from, their digest, and the layers that stayed in float32.
     versions : mapping of str to str
         The libraries that exported it.
     parity : mapping
@@ -85,6 +87,7 @@ class ArtifactSpec:
     query_prompt: str = ""
     document_prompt: str = ""
     max_tokens: int
+    truncation_side: str = "right"
     pad_token_id: int
     dim: int
     precision: str
@@ -110,6 +113,7 @@ class ArtifactSpec:
             "graph": self.graph_sha256,
             "tokenizer": self.tokenizer_sha256,
             "max_tokens": self.max_tokens,
+            "truncation_side": self.truncation_side,
             "pad_token_id": self.pad_token_id,
             "dim": self.dim,
             "precision": self.precision,
@@ -133,6 +137,7 @@ class ArtifactSpec:
     def to_json(self) -> str:
         """Return the text of ``artifact.json``."""
         body = {"schema": SCHEMA, "fingerprint": self.fingerprint, **dataclasses.asdict(self)}
+        body["seal"] = text_sha256(canonical_json(body))
         return json.dumps(body, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
 
     @classmethod
@@ -144,7 +149,7 @@ class ArtifactSpec:
         ArtifactSchemaError
             When it was written by a newer version, or by one that is too old.
         ArtifactCorruptError
-            When it is no JSON, lacks a field, or its fingerprint is not that of its content.
+            When it is no JSON, lacks a field, or was edited.
         """
         try:
             body = json.loads(text)
@@ -152,15 +157,16 @@ class ArtifactSpec:
             if schema != SCHEMA:
                 what = "export the model again" if schema in range(SCHEMA) else "upgrade llmfeat or export again"
                 raise ArtifactSchemaError(f"{where} has schema {schema!r}, this version reads {SCHEMA}: {what}")
+            seal, sealed = body.pop("seal"), text_sha256(canonical_json({**body, "schema": schema}))
             claimed = body.pop("fingerprint")
             body["files"] = {name: FileRecord(**record) for name, record in body["files"].items()}
             spec = cls(**body)
             fingerprint = spec.fingerprint
         except (json.JSONDecodeError, AttributeError, KeyError, TypeError) as error:
             raise ArtifactCorruptError(f"{where} is no artifact.json ({error}): export the model again") from error
-        if claimed != fingerprint or spec.kind not in KINDS:
+        if (seal, claimed) != (sealed, fingerprint) or spec.kind not in KINDS:
             raise ArtifactCorruptError(
-                f"{where} claims the fingerprint {str(claimed)[:12]}, its content has {fingerprint[:12]}: "
-                "it was edited, export the model again"
+                f"{where} is not as it was written (fingerprint {str(claimed)[:12]}, its content has "
+                f"{fingerprint[:12]}): it was edited, export the model again"
             )
         return spec

@@ -8,8 +8,9 @@ from typing import Any
 
 import click
 from rich.console import Console
+from rich.markup import escape
 
-from llmfeat.errors import EmptyInputError
+from llmfeat.errors import EmptyInputError, InputError
 
 __all__ = ["command", "read_texts"]
 
@@ -84,7 +85,7 @@ def command(model: str, out: Path, calibration: Path | None, **options: Any) -> 
     with errors.status(f"exporting {model}"):
 
         def say(line: str) -> None:
-            errors.print(f"{line}  [dim]({time.perf_counter() - started:.0f} s)[/]")
+            errors.print(f"{escape(line)}  [dim]({time.perf_counter() - started:.0f} s)[/]")
 
         artifact = export_model(model, out, calibration_texts=texts, say=say, **options)
     spec = artifact.spec
@@ -103,7 +104,10 @@ def read_texts(path: Path) -> list[str]:
 
         texts = column(pq.read_table(path), "text", what=str(path)).to_pylist()
     else:
-        texts = path.read_text(encoding="utf-8").splitlines()
+        try:
+            texts = path.read_text(encoding="utf-8").splitlines()
+        except UnicodeDecodeError as error:
+            raise InputError(f"{path} is no UTF-8 text ({error}): convert it, or pass a parquet file") from error
     kept = [text for text in texts if isinstance(text, str) and text.strip()]
     if not kept:
         raise EmptyInputError(f"{path} holds no text: put some hundred there, one a line")

@@ -9,6 +9,7 @@ from typing import Any
 import click
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from llmfeat.artifact import ArtifactSpec, ModelArtifact
 
@@ -31,8 +32,9 @@ def command(folder: Path, as_json: bool) -> None:
     table = Table(box=None, show_header=False, padding=(0, 2, 0, 0), pad_edge=False)
     table.add_column(style="bold", no_wrap=True)
     table.add_column()
+    # Prompts and names may hold brackets, which are not markup.
     for name, value in [*_spec_rows(artifact.spec), *_certificate_rows(artifact.spec)]:
-        table.add_row(name, value)
+        table.add_row(name, Text(value), style="red" if value.startswith("FAILED") else None)
     console.print(table)
 
 
@@ -59,7 +61,10 @@ def _spec_rows(spec: ArtifactSpec) -> Iterator[tuple[str, str]]:
 
 
 def _calibrated(spec: ArtifactSpec) -> str:
-    return f", calibrated on {spec.calibration['n_texts']} texts" if spec.calibration else ""
+    if not spec.calibration:
+        return ""
+    kept = len(spec.calibration["kept_float32"])
+    return f", calibrated on {spec.calibration['n_texts']} texts, {kept} layers in float32"
 
 
 def _certificate_rows(spec: ArtifactSpec) -> Iterator[tuple[str, str]]:
@@ -67,10 +72,12 @@ def _certificate_rows(spec: ArtifactSpec) -> Iterator[tuple[str, str]]:
     if not parity:
         yield "parity", "never checked"
         return
-    yield "parity", "[red]FAILED[/]: " + "; ".join(spec.failures) if spec.failures else "[green]passed[/]"
+    yield "parity", f"FAILED: {'; '.join(spec.failures)}" if spec.failures else "passed"
     low, high = parity["tokens"]
     yield "  against", f"{parity['reference']}, {parity['n_texts']} texts of {low} to {high} tokens"
     if spec.kind == "encoder":
+        length = f"{parity['length_error_max']:.2g} (at most {parity['most_length_error']})"
+        yield "  vectors' length", f"differs by {length}"
         yield "  cosine", _measured(parity, "cosine", "min", "mean", floor=f"at least {parity['least_cosine']}")
         sizes, unit = parity["cosine_min_by_batch_size"], ""
     else:

@@ -48,6 +48,8 @@ class OnnxRuntimeCpu:
         ort = import_optional("onnxruntime", purpose="encoding")
         options = ort.SessionOptions()
         options.intra_op_num_threads = threads or 0
+        # Without it, processors that lack VNNI saturate int8 products, and give other vectors than those that have it.
+        options.add_session_config_entry("session.x64quantprecision", "1")
         options.log_severity_level = 3  # errors: the warnings speak of graph internals that a user cannot change
         self._session: Any = ort.InferenceSession(str(graph_path), options, providers=["CPUExecutionProvider"])
         self._inputs = {entry.name for entry in self._session.get_inputs()}

@@ -14,7 +14,7 @@ from llmfeat._base.optional import import_optional
 from llmfeat._base.progress import bar
 from llmfeat.artifact import ModelArtifact
 from llmfeat.encode.backend import Backend, OnnxRuntimeCpu
-from llmfeat.errors import InputError
+from llmfeat.errors import ArtifactCorruptError, InputError
 from llmfeat.text import ItemTemplate
 from llmfeat.types import Float32Array, Int64Array
 
@@ -167,17 +167,29 @@ class TextEncoder:
         encoding = self._tokenizer.encode(prompt)
         return len(encoding.ids) - int(sum(encoding.special_tokens_mask[-1:]))
 
+    def _check_unchanged(self) -> None:
+        """Refuse a folder that was replaced since this encoder was made, perhaps in another process."""
+        there = ModelArtifact.load(self.artifact.path).fingerprint
+        if there != self.artifact.fingerprint:
+            raise ArtifactCorruptError(
+                f"{self.artifact.path} now holds {there[:12]}, this encoder was made for "
+                f"{self.artifact.fingerprint[:12]}: make a new TextEncoder"
+            )
+
     @cached_property
     def _backend(self) -> Backend:
+        self._check_unchanged()
         return OnnxRuntimeCpu(self.artifact.graph_path, threads=self.threads)
 
     @cached_property
     def _tokenizer(self) -> Any:
+        self._check_unchanged()
         tokenizer = import_optional("tokenizers", purpose="encoding").Tokenizer.from_file(
             str(self.artifact.tokenizer_path)
         )
         tokenizer.no_padding()
-        tokenizer.enable_truncation(self.artifact.spec.max_tokens)
+        spec = self.artifact.spec
+        tokenizer.enable_truncation(spec.max_tokens, direction=spec.truncation_side)
         return tokenizer
 
     def __getstate__(self) -> dict[str, Any]:

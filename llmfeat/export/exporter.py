@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import json
 import sys
@@ -17,25 +18,36 @@ from llmfeat.artifact.model import GRAPH_FILE, SPEC_FILE, TOKENIZER_FILE
 from llmfeat.artifact.spec import KINDS
 from llmfeat.errors import ArtifactError, ExportError, InputError, LLMFeatWarning, ParityError
 from llmfeat.export.digest import graph_sha256
+from llmfeat.export.fetch import is_non_commercial, open_source
 from llmfeat.export.fuse import Fusions, fuse, unfused
 from llmfeat.export.graft import HIDDEN, LOGITS, graft_head, graft_last_logits, graft_positions, trim_rotary
 from llmfeat.export.head import EmbeddingHead, read_head, read_prompts
 from llmfeat.export.parity import certify_encoder, certify_scorer
 from llmfeat.export.precision import PRECISIONS, to_fp16, to_int8
+from llmfeat.export.quiet import quietly
 from llmfeat.export.reference import EncoderReference, ScorerReference
 from llmfeat.export.runner import GraphError, GraphRunner, graph_inputs, make_feeds
 from llmfeat.export.sample import sample_texts
-from llmfeat.export.sources import ModelSource, is_non_commercial, open_source
+from llmfeat.export.source import ModelSource
 from llmfeat.export.storage import data_file, save_graph
-from llmfeat.export.tokenizer import TextTokenizer, pad_token_id, save_tokenizer
-from llmfeat.export.trace import OPSET, quietly, trace
+from llmfeat.export.tokenizer import TextTokenizer, pad_token_id, save_tokenizer, truncation_side
+from llmfeat.export.trace import OPSET, trace
 
 if TYPE_CHECKING:
     import onnx
 
 __all__ = ["cached_artifact", "export_model"]
 
-_LIBRARIES = ("torch", "transformers", "sentence-transformers", "optimum", "optimum-onnx", "onnx", "onnxruntime")
+_LIBRARIES = (
+    "torch",
+    "transformers",
+    "sentence-transformers",
+    "optimum",
+    "optimum-onnx",
+    "onnx",
+    "onnxruntime",
+    "onnxruntime-gpu",
+)
 _N_CALIBRATION, _N_LONG, _CALIBRATION_SEED = 200, 8, 1
 
 Say = Callable[[str], None]
@@ -97,7 +109,7 @@ def export_model(
     Raises
     ------
     InputError
-        When a parameter makes no sense.
+        When a parameter makes no sense, or `out` holds something else than an artifact.
     ExportError
         When the model cannot be exported.
     ParityError
@@ -106,6 +118,8 @@ def export_model(
         Without the extra ``export``.
     """
     _check_parameters(kind, precision, pooling=pooling, dim=dim, prompts=(query_prompt, document_prompt))
+    out = Path(out)
+    _check_place(out)
     say = say or (lambda line: None)
     with open_source(model) as source:
         if is_non_commercial(source.licence):
@@ -119,10 +133,14 @@ def export_model(
         cut = source.max_tokens(max_tokens)
         head = _head(source, kind, pooling=pooling, dim=dim)
         prompts = read_prompts(source, query=query_prompt, document=document_prompt) if head else ("", "")
-        say(f"{source.name}: {source.architecture}, licence {source.licence}")
-        with atomic_folder(Path(out)) as staging:
+        say(
+            f"{source.name}: {source.architecture}, licence {source.licence}{_pooling_words(head)}, cut at {cut} tokens"
+        )
+        with atomic_folder(out) as staging:
             save_tokenizer(source, staging / TOKENIZER_FILE)
-            tokenizer = TextTokenizer(staging / TOKENIZER_FILE, max_tokens=cut, pad_id=pad_token_id(source))
+            tokenizer = TextTokenizer(
+                staging / TOKENIZER_FILE, max_tokens=cut, pad_id=pad_token_id(source), side=truncation_side(source)
+            )
             texts = _calibration_texts(calibration_texts)
             job = _Job(source, head, prompts, precision, tokenizer, texts, say)
             made = job.run(staging / GRAPH_FILE)
@@ -141,6 +159,7 @@ def export_model(
                 query_prompt=prompts[0],
                 document_prompt=prompts[1],
                 max_tokens=cut,
+                truncation_side=tokenizer.side,
                 pad_token_id=tokenizer.pad_id,
                 dim=head.dim if head else int(source.config.vocab_size),
                 precision=precision,
@@ -151,8 +170,8 @@ def export_model(
                 tokenizer_sha256=files[TOKENIZER_FILE].sha256,
                 files=files,
                 fusions=made.fusions.to_dict(),
-                calibration=_calibration(texts) if precision == "int8" else {},
-                versions={name: importlib.metadata.version(name) for name in _LIBRARIES},
+                calibration=_calibration(texts, made) if precision == "int8" else {},
+                versions=_versions(),
                 parity=made.parity,
             )
             (staging / SPEC_FILE).write_text(spec.to_json(), encoding="utf-8")
@@ -164,8 +183,7 @@ def cached_artifact(model: str) -> ModelArtifact:
 
     A model, an exporter or a version of a library that changed is another entry of the cache.
     """
-    versions = [importlib.metadata.version(name) for name in _LIBRARIES]
-    key = text_sha256(canonical_json([model, source_sha256(sys.modules["llmfeat.export"]), versions]))
+    key = text_sha256(canonical_json([model, source_sha256(sys.modules["llmfeat.export"]), _versions()]))
     folder = cache_dir("artifacts") / f"{model.rpartition(':')[2]}-{key[:16]}"
     try:
         return ModelArtifact.load(folder)
@@ -190,6 +208,25 @@ def _check_parameters(
         raise InputError("pooling, dim and prompts are an encoder's: leave them out for kind='scorer'")
 
 
+def _check_place(out: Path) -> None:
+    """Refuse a place where something else than an artifact is: exporting replaces the whole folder."""
+    if out.exists() and not out.is_dir():
+        raise InputError(f"{out} is a file, but a folder was expected: pass a new one")
+    known = {GRAPH_FILE, data_file(Path(GRAPH_FILE)).name, TOKENIZER_FILE, SPEC_FILE}
+    others = sorted(entry.name for entry in out.iterdir() if entry.name not in known) if out.exists() else []
+    if others:
+        raise InputError(
+            f"{out} holds {others[0]!r}{f' and {len(others) - 1} more' * (len(others) > 1)}, which an export would "
+            "remove with the folder: pass a new folder, or that of an artifact"
+        )
+
+
+def _pooling_words(head: EmbeddingHead | None) -> str:
+    if head is None:
+        return ""
+    return f", pooling {head.pooling}{'' if head.stated else ' (the model states none)'}"
+
+
 def _head(source: ModelSource, kind: str, *, pooling: str, dim: int | None) -> EmbeddingHead | None:
     if kind == "encoder":
         return read_head(source, pooling=pooling, dim=dim)
@@ -207,6 +244,7 @@ class _Made:
     files: list[Path]
     sha256: str
     fusions: Fusions
+    kept_float32: list[str]
     parity: dict[str, Any]
 
 
@@ -224,15 +262,14 @@ class _Job:
 
     def run(self, path: Path) -> _Made:
         """Write the graph; where the fused one does not run or misses a floor, the one as it was traced."""
-        if self.precision == "int8":  # which misses a floor by itself, whatever is fused
-            return self._attempt(path)
         try:
             made = self._attempt(path)
         except GraphError as error:
             why = str(error)
         else:
             why = "; ".join(made.parity["failures"])
-            if not why:
+            # int8 misses a floor by itself, whatever is fused.
+            if not why or self.precision == "int8":
                 return made
         self.say(f"with fusions: {why}; again without them")
         for file in (path, data_file(path)):
@@ -240,15 +277,18 @@ class _Job:
         return self._attempt(path, why_unfused=why)
 
     def _attempt(self, path: Path, *, why_unfused: str | None = None) -> _Made:
-        graph, fusions = self._build(why_unfused)
+        graph, fusions, kept = self._build(why_unfused)
         digest, files = graph_sha256(graph), save_graph(graph, path)
         del graph
         parity = self._certify(path)
         self.say(_parity_line(parity))
-        return _Made(files, digest, fusions, parity)
+        return _Made(files, digest, fusions, kept, parity)
 
-    def _build(self, why_unfused: str | None) -> tuple[onnx.ModelProto, Fusions]:
-        """Return the graph: traced, fused, with its positions, in its precision, with its head."""
+    def _build(self, why_unfused: str | None) -> tuple[onnx.ModelProto, Fusions, list[str]]:
+        """Return the graph: traced, fused, with its positions, in its precision, with its head.
+
+        Beside it: what was fused, and which layers of an int8 graph stayed in float32.
+        """
         source, head, tokenizer = self.source, self.head, self.tokenizer
         graph = trace(source, kind="encoder" if head else "scorer")
         if why_unfused is None:
@@ -257,6 +297,7 @@ class _Job:
         else:
             fusions = unfused(graph, why_unfused)
         self.say(_fusion_line(fusions))
+        kept: list[str] = []
         graft_positions(graph)
         trim_rotary(graph, n_positions=tokenizer.max_tokens if head else source.context_tokens or tokenizer.max_tokens)
         if head is None:
@@ -270,11 +311,11 @@ class _Job:
                 for text in self.calibration_texts
             ]
             with quietly():
-                graph = to_int8(graph, feeds)
-            self.say(f"int8, calibrated on {len(feeds)} texts")
+                graph, kept = to_int8(graph, feeds)
+            self.say(f"int8, calibrated on {len(feeds)} texts; {len(kept)} layers of a wide range stay in float32")
         if head is not None:
             graft_head(graph, head, hidden_size=source.hidden_size)
-        return graph, fusions
+        return graph, fusions, kept
 
     def _certify(self, graph: Path) -> dict[str, Any]:
         runner = GraphRunner(graph, pad_id=self.tokenizer.pad_id)
@@ -302,8 +343,9 @@ def _calibration_texts(given: Sequence[str] | None) -> list[str]:
     return [*texts, *long, ""]
 
 
-def _calibration(texts: list[str]) -> dict[str, Any]:
-    return {"n_texts": len(texts), "texts_sha256": text_sha256(json.dumps(texts))}
+def _calibration(texts: list[str], made: _Made) -> dict[str, Any]:
+    digest = text_sha256(json.dumps(texts))
+    return {"n_texts": len(texts), "texts_sha256": digest, "kept_float32": made.kept_float32}
 
 
 def _special_tokens(source: ModelSource) -> dict[str, str]:
@@ -340,6 +382,15 @@ def _failure_message(source: ModelSource, precision: str, parity: dict[str, Any]
         f"{source.name} in {precision}: {'; '.join(parity['failures'])}. Nothing was written. The texts that differ "
         f"most: {worst}. What to do: {advice}; force=True (--force) writes it all the same"
     )
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for name in _LIBRARIES:
+        # Of onnxruntime and onnxruntime-gpu there is one.
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[name] = importlib.metadata.version(name)
+    return found
 
 
 def _record(path: Path) -> FileRecord:

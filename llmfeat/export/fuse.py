@@ -7,7 +7,8 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from llmfeat._base.optional import import_optional
-from llmfeat.export.sources import ModelSource
+from llmfeat.export.runner import GraphError
+from llmfeat.export.source import ModelSource
 
 if TYPE_CHECKING:
     import onnx
@@ -83,14 +84,18 @@ def fuse(model: onnx.ModelProto, source: ModelSource, *, attention: bool = True)
     options.enable_embed_layer_norm = False  # takes 32-bit ids and builds its own mask, which OpenVINO does not read
     options.use_raw_attention_mask(True)  # a mask index knows padding on the right only
     before = _count(model)
-    fused_model: onnx.ModelProto = optimizer.optimize_model(
-        model,
-        model_type=family,
-        num_heads=int(source.config.num_attention_heads),
-        hidden_size=source.hidden_size,
-        optimization_options=options,
-        opt_level=0,
-    ).model
+    try:
+        fused_model: onnx.ModelProto = optimizer.optimize_model(
+            model,
+            model_type=family,
+            num_heads=int(getattr(source.config, "num_attention_heads", 0)),  # 0: told by the graph
+            hidden_size=source.hidden_size,
+            optimization_options=options,
+            opt_level=0,
+        ).model
+    except Exception as error:
+        # A pattern that almost fits fails in ways of its own; the graph as it was traced is as right, only slower.
+        raise GraphError(f"ONNX Runtime's fusions failed: {type(error).__name__}: {error}") from error
     after = _count(fused_model)
     fused = {name: after[name] for name in _FUSED if after[name]}
     if not any(entry.domain == _MICROSOFT for entry in fused_model.opset_import):

@@ -183,12 +183,17 @@ def _pool(make: _Nodes, mask: str, pooling: str) -> str:
         count = make("ReduceSum", mask, columns, keepdims=1)
         return make("Div", total, make("Max", count, make.constant(np.float32(_LEAST_COUNT))))
     if pooling in ("cls", "last"):
-        return make("GatherND", HIDDEN, _position(make, mask, first=pooling == "cls"), batch_dims=1)
+        pooled = make("GatherND", HIDDEN, _position(make, mask, first=pooling == "cls"), batch_dims=1)
+        if pooling == "cls":
+            return pooled
+        # As sentence-transformers does: a text that is all prompt, which is not pooled, has nothing for its last token.
+        seen = make("ReduceMax", mask, make.constant(np.array([1])), keepdims=1)
+        return make("Mul", pooled, make("Cast", seen, to=TensorProto.FLOAT))
     raise ExportError(f"pooling={pooling!r}, but 'mean', 'cls' or 'last' was expected")
 
 
 def _position(make: _Nodes, mask: str, *, first: bool) -> str:
-    """Return the position of the first or last token that an int64 mask of shape (n, length) marks, of shape (n, 1)."""
+    """Return where the first or last one of an int64 mask of shape (n, length) is, of shape (n, 1); 0 without any."""
     from onnx import numpy_helper
 
     # Of the mask times 1..length, the largest is the last token's; times length..1, it is the first one's.
@@ -197,7 +202,8 @@ def _position(make: _Nodes, mask: str, *, first: bool) -> str:
     counts = make("CumSum", ones, one, reverse=int(first))
     best = make("ReduceMax", make("Mul", mask, counts), make.constant(np.array([1])), keepdims=1)
     place = make("Sub", make("Gather", shape, one, axis=0), best) if first else make("Sub", best, one)
-    return make("Max", place, make.constant(np.int64(0)))
+    none = make.constant(np.int64(0))
+    return make("Where", make("Greater", best, none), place, none)
 
 
 def _dense(make: _Nodes, value: str, layer: DenseLayer) -> str:

@@ -5,14 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from llmfeat._base.optional import import_optional
 from llmfeat.errors import ExportError
 from llmfeat.types import Float32Array
 
 if TYPE_CHECKING:
-    from llmfeat.export.sources import ModelSource
+    from llmfeat.export.source import ModelSource
 
 __all__ = ["POOLINGS", "DenseLayer", "EmbeddingHead", "read_head", "read_prompts"]
 
@@ -147,6 +145,10 @@ def read_prompts(source: ModelSource, *, query: str | None, document: str | None
 def _read_modules(
     source: ModelSource, modules: list[dict[str, Any]], *, asked: str
 ) -> tuple[str, bool, tuple[DenseLayer, ...], bool]:
+    # sentence-transformers imports what is named there: a class of another package would be run, not only read.
+    foreign = [module["type"] for module in modules if not module["type"].startswith("sentence_transformers.")]
+    if foreign:
+        raise ExportError(f"{source.name} has the module {foreign[0]!r}, but one of sentence-transformers was expected")
     kinds = [module["type"].rpartition(".")[2] for module in modules]
     left = [kind for kind in kinds if kind != "Dropout"]  # which does nothing outside of training
     n_dense = left.count("Dense")
@@ -156,8 +158,7 @@ def _read_modules(
             f"{source.name} has the modules {kinds}: Transformer, Pooling, any number of Dense and then Normalize "
             "can be exported"
         )
-    transformer = source.read_json("sentence_bert_config.json", at=source.path) or {}
-    if "message" in transformer.get("modality_config", {}):
+    if "message" in source.settings.get("modality_config", {}):
         raise ExportError(
             f"{source.name} reads each text through its chat template, which cannot be exported: for plain texts, take "
             "'message' out of the modality_config in its sentence_bert_config.json"
@@ -196,11 +197,11 @@ def _read_dense(source: ModelSource, folder: str) -> DenseLayer:
         raise ExportError(f"{source.name}: a dense layer before the pooling cannot be exported")
     if not path.is_file():
         raise ExportError(f"{path} does not exist: save the model with safe_serialization=True, pickles are not read")
-    safetensors = import_optional("safetensors.numpy", purpose="exporting a model")
-    tensors = safetensors.load_file(path)
-    bias = tensors.get("linear.bias")
+    # By torch, since numpy has no bfloat16.
+    safetensors = import_optional("safetensors.torch", purpose="exporting a model")
+    tensors = {name: tensor.float().numpy() for name, tensor in safetensors.load_file(path).items()}
     return DenseLayer(
-        weight=tensors["linear.weight"].astype(np.float32),
-        bias=None if bias is None else bias.astype(np.float32),
+        weight=tensors["linear.weight"],
+        bias=tensors.get("linear.bias"),
         activation=_ACTIVATIONS[activation],
     )

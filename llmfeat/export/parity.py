@@ -20,15 +20,17 @@ __all__ = ["LEAST_COSINE", "LEAST_OVERLAP", "MOST_LOG_PROB_DIFF", "certify_encod
 LEAST_COSINE = {"fp32": 0.99999, "fp16": 0.9995, "int8": 0.985}
 LEAST_OVERLAP = {"fp32": 0.0, "fp16": 0.0, "int8": 0.85}
 LEAST_BATCH_COSINE = 0.99999
-# In nats, the largest over the vocabulary.
-MOST_LOG_PROB_DIFF = {"fp32": 0.001, "fp16": 0.1, "int8": 1.0}
+# Of a vector's length, as a part of it: nothing for unit vectors, part of the score for others.
+MOST_LENGTH_ERROR = {"fp32": 0.0001, "fp16": 0.005, "int8": 0.1}
+# In nats, the largest over the vocabulary. Half precision knows logits of 16 to 32 to one part in 64.
+MOST_LOG_PROB_DIFF = {"fp32": 0.001, "fp16": 0.25, "int8": 0.5}
 MOST_BATCH_LOG_PROB_DIFF = 0.001
 
 _N_CATALOGUE = 500
 _N_NEIGHBOURS = 10
 _SHORT = 64  # texts of up to so many tokens go through the largest batches
-_N_INVARIANCE, _PADDED = 64, 32
-_N_MIXED, _CUT_EVERY = 28, 4
+_N_INVARIANCE = 64
+_N_MIXED, _CUT_EVERY = 14, 4
 _N_WORST = 3
 
 
@@ -68,6 +70,7 @@ def certify_encoder(
         size: _cosines(rows, np.stack([wanted[probe] for probe in which])) for size, (which, rows) in got.items()
     }
     together = np.concatenate(list(cosines.values()))
+    lengths = [_lengths(rows, np.stack([wanted[probe] for probe in which])) for which, rows in got.values()]
     each = {probe: row for size in (64, 1) for probe, row in zip(*got[size], strict=True)}
     neighbours = [_neighbours(np.stack([vectors[probe] for probe in catalogue])) for vectors in (wanted, each)]
     certificate: dict[str, Any] = {
@@ -76,6 +79,9 @@ def certify_encoder(
         "cosine_min": float(together.min()),
         "cosine_mean": float(together.mean()),
         "least_cosine": LEAST_COSINE[precision],
+        "length_error_max": float(np.max(np.concatenate(lengths))),
+        "most_length_error": MOST_LENGTH_ERROR[precision],
+        "cut_alike": _cut_alike(tokenizer, reference, prompts[1]),
         "cosine_min_by_batch_size": {str(size): float(values.min()) for size, values in cosines.items()},
         "top10_overlap": _overlap(*neighbours),
         "least_top10_overlap": LEAST_OVERLAP[precision],
@@ -117,13 +123,13 @@ def certify_scorer(
     certificate: dict[str, Any] = {
         "reference": reference.name,
         **_said(probes, catalogue),
-        "log_prob_diff_max": float(max(values.max() for values in diffs.values())),
+        "log_prob_diff_max": float(np.max([values.max() for values in diffs.values()])),
         "log_prob_diff_mean": float(np.concatenate(list(diffs.values())).mean()),
         "most_log_prob_diff": MOST_LOG_PROB_DIFF[precision],
         "log_prob_diff_max_by_batch_size": {str(size): float(values.max()) for size, values in diffs.items()},
         "top10_overlap": _overlap(*neighbours),
         "least_top10_overlap": LEAST_OVERLAP[precision],
-        "cache_log_prob_diff_max": _cache_difference(runner, probes, each),
+        "cache_log_prob_diff_max": _cache_difference(runner, probes),
         "left_right_log_prob_diff_max": float(np.abs(left - got[7][1]).max()),
         "batch_invariance": _batch_invariance(runner, catalogue, _log_prob_distance),
         "worst": _worst(got, diffs, lowest=False),
@@ -141,8 +147,10 @@ def _in_every_batch(
     of unlike length, padded to the longest among them.
     """
     mixed = random.Random(0).sample(probes, k=min(_N_MIXED, len(probes)))
-    short = sorted((probe for probe in catalogue if len(probe.ids) <= _SHORT), key=lambda probe: len(probe.ids))
-    others = [probe for probe in catalogue if len(probe.ids) > _SHORT]
+    by_length = sorted(catalogue, key=lambda probe: len(probe.ids))
+    limit = max(_SHORT, len(by_length[len(by_length) // 2].ids))  # half of them at least, behind a long prompt too
+    short = [probe for probe in by_length if len(probe.ids) <= limit]
+    others = [probe for probe in by_length if len(probe.ids) > limit]
     batches = {1: [*probes, *others], 7: mixed, 64: short}
     return {size: (which, _outputs(runner, which, size)) for size, which in batches.items()}
 
@@ -163,12 +171,15 @@ def _batch_invariance(
 
     Alone means as two equal rows, as the engine runs it: a single row goes through other kernels.
     """
-    rows = [probe.ids[:_PADDED] for probe in catalogue[:_N_INVARIANCE]]
-    begin = [probe.prompt_tokens for probe in catalogue[:_N_INVARIANCE]]
+    by_length = sorted(catalogue, key=lambda probe: len(probe.ids))
+    middle = (len(by_length) - _N_INVARIANCE) // 2
+    probes = by_length[middle : middle + _N_INVARIANCE]
+    rows, begin = [probe.ids for probe in probes], [probe.prompt_tokens for probe in probes]
+    length = max(map(len, rows))
     order = random.Random(1).sample(range(len(rows)), k=len(rows))
 
     def run(which: Sequence[int]) -> Float32Array:
-        return runner.run([rows[at] for at in which], length=_PADDED, prompt_tokens=[begin[at] for at in which])
+        return runner.run([rows[at] for at in which], length=length, prompt_tokens=[begin[at] for at in which])
 
     together = run(range(len(rows)))
     again = np.empty_like(together)
@@ -176,28 +187,35 @@ def _batch_invariance(
     alone = np.stack([run([at, at])[0] for at in range(len(rows))])
     return {
         "n_texts": len(rows),
-        "padded_to": _PADDED,
+        "padded_to": length,
         "bit_equal": bool(np.array_equal(together, alone) and np.array_equal(together, again)),
-        "distance_max": max(distance(together, alone), distance(together, again)),
+        "distance_max": float(np.max([distance(together, alone), distance(together, again)])),
     }
 
 
-def _cache_difference(runner: GraphRunner, probes: Sequence[Probe], alone: dict[Probe, Float32Array]) -> float:
-    """Return the largest difference between a text in one piece and in two, over several cuts."""
-    differences = [0.0]
-    for probe in probes[::_CUT_EVERY]:
+def _cache_difference(runner: GraphRunner, probes: Sequence[Probe]) -> float:
+    """Return the largest difference between texts in one piece and in two, over several cuts.
+
+    Two texts of unlike length go together, so that both their first parts and what follows are padded.
+    """
+    differences = []
+    for probe in [probe for probe in probes if len(probe.ids) > 1][::_CUT_EVERY]:
         cut = len(probe.ids) // 2
-        if cut:
-            rows = [probe.ids[cut:], probe.ids[cut : cut + 1]]  # a second, shorter row beside it, padded
-            scored = _log_softmax(runner.run_with_cache(probe.ids[:cut], rows))[0]
-            differences.append(float(np.abs(scored - alone[probe]).max()))
-    return max(differences)
+        prefixes, suffixes = [probe.ids[:cut], probe.ids[: cut // 2 + 1]], [probe.ids[cut:], probe.ids[cut : cut + 1]]
+        scored = runner.run_with_cache(prefixes, suffixes)
+        whole = [runner.run([prefix + suffix])[0] for prefix, suffix in zip(prefixes, suffixes, strict=True)]
+        differences.append(_log_prob_distance(scored, np.stack(whole)))
+    return float(np.max(differences))
 
 
 def _encoder_failures(found: dict[str, Any]) -> Iterator[str]:
     # Written so that a NaN is a failure.
     if not found["cosine_min"] >= found["least_cosine"]:
         yield f"cosine {found['cosine_min']:.6f} to the model in torch, at least {found['least_cosine']} was expected"
+    if not found["length_error_max"] <= found["most_length_error"]:
+        yield f"vectors longer or shorter by {found['length_error_max']:.4f}, at most {found['most_length_error']}"
+    if not found["cut_alike"]:
+        yield "a text beyond max_tokens is not cut as sentence-transformers cuts it"
     if not found["top10_overlap"] >= found["least_top10_overlap"]:
         yield f"top-10 overlap {found['top10_overlap']:.3f}, at least {found['least_top10_overlap']} was expected"
     distance = found["batch_invariance"]["distance_max"]
@@ -242,13 +260,29 @@ def _worst(
 
 def _cosines(one: Float32Array, two: Float32Array) -> Float64Array:
     one, two = one.astype(np.float64), two.astype(np.float64)
-    norms = np.linalg.norm(one, axis=1) * np.linalg.norm(two, axis=1)
-    cosines: Float64Array = np.einsum("ij,ij->i", one, two) / norms
-    return cosines
+    lengths = np.linalg.norm(one, axis=1), np.linalg.norm(two, axis=1)
+    # Both are zero where a text is all prompt, and the prompt is not pooled.
+    nothing = (lengths[0] == 0) & (lengths[1] == 0)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        cosines: Float64Array = np.einsum("ij,ij->i", one, two) / (lengths[0] * lengths[1])
+    return np.where(nothing, 1.0, cosines)
+
+
+def _lengths(one: Float32Array, two: Float32Array) -> Float64Array:
+    """Return how much longer or shorter each of some vectors is, as a part of what it should be."""
+    got, wanted = np.linalg.norm(one, axis=1), np.linalg.norm(two, axis=1)
+    errors: Float64Array = (np.abs(got - wanted) / np.where(wanted == 0, 1, wanted)).astype(np.float64)
+    return errors
+
+
+def _cut_alike(tokenizer: TextTokenizer, reference: EncoderReference, prompt: str) -> bool:
+    """Return whether a text far beyond the limit has the tokens that sentence-transformers gives it."""
+    text = " ".join(f"{at}" for at in range(2 * tokenizer.max_tokens))
+    return tokenizer.ids(prompt + text) == reference.token_ids(text, prompt=prompt)
 
 
 def _cosine_distance(one: Float32Array, two: Float32Array) -> float:
-    return max(0.0, float(np.max(1 - _cosines(one, two))))
+    return float(np.maximum(0, np.max(1 - _cosines(one, two))))
 
 
 def _log_softmax(logits: Float32Array) -> Float32Array:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from llmfeat._base.optional import import_optional
-from llmfeat.export.runner import plain_session
+from llmfeat.export.runner import as_graph_error, plain_session
 from llmfeat.export.storage import load_graph, save_graph
 from llmfeat.types import Float32Array
 
@@ -23,6 +24,10 @@ PRECISIONS = ("fp32", "fp16", "int8")
 # How much of the range is moved from activations to weights; half, as in the paper's experiments.
 _SMOOTHING = 0.5
 _LEAST_RANGE = 1e-5
+# A part of the energy of a layer's input.
+_MOST_LOST = 0.005
+_PARTS = (1.0, 0.8, 0.6, 0.5)  # what is cut off further is needed, in the few tokens that have it
+_TOKENS_PER_TEXT = 3
 
 Feeds = dict[str, Any]
 
@@ -35,11 +40,12 @@ def to_fp16(model: onnx.ModelProto, *, keep: Sequence[str]) -> onnx.ModelProto:
     return converted
 
 
-def to_int8(model: onnx.ModelProto, feeds: Sequence[Feeds]) -> onnx.ModelProto:
+def to_int8(model: onnx.ModelProto, feeds: Sequence[Feeds]) -> tuple[onnx.ModelProto, list[str]]:
     """Return the graph with its linear layers in int8, at scales taken from `feeds` and then fixed.
 
     Weights have a scale per output, activations one per tensor, after their range was evened out by `smooth`. The scale
-    does not depend on the batch, so that a text's vector does not depend on its neighbours.
+    does not depend on the batch, so that a text's vector does not depend on its neighbours. A layer whose input has so
+    wide a range that rounding would take too much of it stays in float32; returned second are those layers' names.
 
     Parameters
     ----------
@@ -50,6 +56,14 @@ def to_int8(model: onnx.ModelProto, feeds: Sequence[Feeds]) -> onnx.ModelProto:
     """
     quantization = import_optional("onnxruntime.quantization", purpose="quantizing")
     smooth(model, feeds)
+    ranges = _choose_ranges(model, feeds)
+    layers = _linear_layers(model)
+    kept = [layer.name for value in layers for layer in layers[value] if ranges[value].lost > _MOST_LOST]
+    fixed = {
+        value: [{"rmin": np.float32(found.low), "rmax": np.float32(found.high)}]
+        for value, found in ranges.items()
+        if found.lost <= _MOST_LOST
+    }
     _note_types(model)
     with tempfile.TemporaryDirectory() as folder:
         plain, quantized = Path(folder) / "plain.onnx", Path(folder) / "int8.onnx"
@@ -57,17 +71,23 @@ def to_int8(model: onnx.ModelProto, feeds: Sequence[Feeds]) -> onnx.ModelProto:
         quantization.quantize_static(
             str(plain),
             str(quantized),
-            _reader(feeds),
+            _reader(feeds[:1]),  # it sees the names; the ranges are ours
             quant_format=quantization.QuantFormat.QDQ,
-            op_types_to_quantize=["MatMul", "Gemm"],
+            op_types_to_quantize=["MatMul"],
+            nodes_to_exclude=kept,
             per_channel=True,
             activation_type=quantization.QuantType.QUInt8,
             weight_type=quantization.QuantType.QInt8,
             calibrate_method=quantization.CalibrationMethod.MinMax,
             use_external_data_format=external,
-            extra_options={"MatMulConstBOnly": True},
+            extra_options={
+                "MatMulConstBOnly": True,
+                "TensorQuantOverrides": fixed,
+                # A product is added to what was before it: rounding it saves nothing, and costs most of all.
+                "OpTypesToExcludeOutputQuantization": ["MatMul"],
+            },
         )
-        return load_graph(quantized)
+        return load_graph(quantized), kept
 
 
 def smooth(model: onnx.ModelProto, feeds: Sequence[Feeds]) -> None:
@@ -80,32 +100,34 @@ def smooth(model: onnx.ModelProto, feeds: Sequence[Feeds]) -> None:
     from onnx import helper, numpy_helper
 
     weights = {tensor.name: tensor for tensor in model.graph.initializer}
-    users: dict[str, list[onnx.NodeProto]] = {}  # an input of linear layers -> those layers
-    for node in model.graph.node:
-        if node.op_type == "MatMul" and node.input[1] in weights and len(weights[node.input[1]].dims) == 2:
-            users.setdefault(node.input[0], []).append(node)
-    largest = _largest(model, list(users), feeds)
+    users = _linear_layers(model)
+    largest = dict.fromkeys(users, np.zeros(1, dtype=np.float32))
+    for arrays in _watch(model, list(users), feeds):
+        for value, array in arrays.items():
+            largest[value] = np.maximum(largest[value], np.abs(array).max(axis=0))
+    replaced = {layer.input[1] for layers in users.values() for layer in layers}
     before: dict[str, onnx.NodeProto] = {}  # output of a layer -> what is to stand before it
     for number, (value, layers) in enumerate(users.items()):
-        arrays = [numpy_helper.to_array(weights[layer.input[1]]) for layer in layers]
-        rows = np.max([np.abs(array).max(axis=1) for array in arrays], axis=0)
+        matrices = [numpy_helper.to_array(weights[layer.input[1]]) for layer in layers]
+        rows = np.max([np.abs(matrix).max(axis=1) for matrix in matrices], axis=0)
         wide = np.maximum(largest[value], _LEAST_RANGE) ** _SMOOTHING
         wide = wide / np.maximum(rows, _LEAST_RANGE) ** (1 - _SMOOTHING)
         scale = (wide / np.exp(np.mean(np.log(wide)))).astype(np.float32)
         inverse, evened = f"llmfeat_smooth_{number}", f"llmfeat_smoothed_{number}"
         model.graph.initializer.append(numpy_helper.from_array(np.float32(1) / scale, inverse))
         before[layers[0].output[0]] = helper.make_node("Mul", [value, inverse], [evened], name=evened)
-        for which, (layer, array) in enumerate(zip(layers, arrays, strict=True)):
+        for which, (layer, matrix) in enumerate(zip(layers, matrices, strict=True)):
             name = f"llmfeat_weight_{number}_{which}"
-            model.graph.initializer.append(numpy_helper.from_array(array * scale[:, None], name))
+            model.graph.initializer.append(numpy_helper.from_array(matrix * scale[:, None], name))
             layer.input[0], layer.input[1] = evened, name
     nodes: list[onnx.NodeProto] = []
     for node in model.graph.node:
         if node.output[0] in before:
             nodes.append(before[node.output[0]])
         nodes.append(node)
+    # A weight that was replaced is dropped, unless something else reads it too, such as a table of words.
     read = {name for node in nodes for name in node.input}
-    kept = [tensor for tensor in model.graph.initializer if tensor.name in read]
+    kept = [tensor for tensor in model.graph.initializer if tensor.name in read or tensor.name not in replaced]
     del model.graph.node[:], model.graph.initializer[:]
     model.graph.node.extend(nodes)
     model.graph.initializer.extend(kept)
@@ -122,8 +144,58 @@ def _note_types(model: onnx.ModelProto) -> None:
     model.graph.value_info.extend(helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in names)
 
 
-def _largest(model: onnx.ModelProto, values: list[str], feeds: Iterable[Feeds]) -> dict[str, Float32Array]:
-    """Return the largest absolute value of each channel of some inner values, over all `feeds`."""
+@dataclass(frozen=True)
+class _Range:
+    """What 255 steps are laid over, and the part of a token's energy that is lost by it, on average."""
+
+    low: float
+    high: float
+    lost: float
+
+
+def _choose_ranges(model: onnx.ModelProto, feeds: Sequence[Feeds]) -> dict[str, _Range]:
+    """Return, for the input of each linear layer, the widest range over which 255 steps are fine enough.
+
+    In a few layers a language model's first token has values some hundred times those of all others; over their whole
+    range, few steps are left for the others. So what is lost is taken for each token as a part of its own energy.
+    """
+    users = _linear_layers(model)
+    draw = np.random.default_rng(0)
+    tokens: dict[str, list[Float32Array]] = {value: [] for value in users}
+    low, high = dict.fromkeys(users, 0.0), dict.fromkeys(users, _LEAST_RANGE)
+    for arrays in _watch(model, list(users), feeds):
+        n_tokens = len(next(iter(arrays.values())))
+        rows = draw.choice(n_tokens, size=min(n_tokens, _TOKENS_PER_TEXT), replace=False)
+        for value, array in arrays.items():
+            low[value], high[value] = min(low[value], float(array.min())), max(high[value], float(array.max()))
+            tokens[value].append(array[rows])
+    return {value: _widest(np.concatenate(parts), low[value], high[value]) for value, parts in tokens.items()}
+
+
+def _widest(tokens: Float32Array, low: float, high: float) -> _Range:
+    energy = np.maximum((tokens**2).sum(axis=1), _LEAST_RANGE**2)
+    found = []
+    for part in _PARTS:
+        step = part * (high - low) / 255
+        rest = np.clip(np.round(tokens / step) * step, part * low, part * high) - tokens
+        found.append(_Range(part * low, part * high, float(np.mean((rest**2).sum(axis=1) / energy))))
+        if found[-1].lost <= _MOST_LOST:
+            return found[-1]
+    return min(found, key=lambda range_: range_.lost)
+
+
+def _linear_layers(model: onnx.ModelProto) -> dict[str, list[onnx.NodeProto]]:
+    """Return, for each value that is multiplied by constant matrices, the operators that do it."""
+    weights = {tensor.name: tensor for tensor in model.graph.initializer}
+    users: dict[str, list[onnx.NodeProto]] = {}
+    for node in model.graph.node:
+        if node.op_type == "MatMul" and node.input[1] in weights and len(weights[node.input[1]].dims) == 2:
+            users.setdefault(node.input[0], []).append(node)
+    return users
+
+
+def _watch(model: onnx.ModelProto, values: list[str], feeds: Iterable[Feeds]) -> Iterator[dict[str, Float32Array]]:
+    """Yield inner values for each of some inputs, of shape ``(n_tokens, width)``."""
     from onnx import helper
 
     n_outputs = len(model.graph.output)
@@ -131,13 +203,12 @@ def _largest(model: onnx.ModelProto, values: list[str], feeds: Iterable[Feeds]) 
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "watched.onnx"
         save_graph(model, path)
+        del model.graph.output[n_outputs:]
         session = plain_session(path)
-        found = {value: np.zeros(1, dtype=np.float32) for value in values}
         for feed in feeds:
-            for value, array in zip(values, session.run(values, feed), strict=True):
-                found[value] = np.maximum(found[value], np.abs(array).reshape(-1, array.shape[-1]).max(axis=0))
-    del model.graph.output[n_outputs:]
-    return found
+            with as_graph_error():
+                arrays = session.run(values, feed)
+            yield {value: array.reshape(-1, array.shape[-1]) for value, array in zip(values, arrays, strict=True)}
 
 
 def _reader(feeds: Sequence[Feeds]) -> Any:

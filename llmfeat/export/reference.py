@@ -10,8 +10,9 @@ import numpy as np
 from llmfeat._base.optional import import_optional
 from llmfeat.export.head import EmbeddingHead
 from llmfeat.export.probes import Probe
-from llmfeat.export.sources import ModelSource
-from llmfeat.export.trace import load_torch, quietly
+from llmfeat.export.quiet import quietly
+from llmfeat.export.source import ModelSource
+from llmfeat.export.trace import load_torch
 from llmfeat.types import Float32Array
 
 __all__ = ["EncoderReference", "ScorerReference"]
@@ -22,6 +23,8 @@ _PLAIN_TEXT = {
     "modality_config": {"text": {"method": "forward", "method_output_name": "last_hidden_state"}},
     "module_output_name": "token_embeddings",
 }
+# Left unsaid, transformers asks at the terminal whether to run what came with a model.
+_NO_CODE = {"trust_remote_code": False, "local_files_only": True}
 _ST_POOLING = {"mean": "mean", "cls": "cls", "last": "lasttoken"}
 
 
@@ -43,10 +46,11 @@ class EncoderReference:
         parts = import_optional("sentence_transformers.models", purpose="checking an export")
         with quietly():
             if head.stated:
-                model = module.SentenceTransformer(str(source.root), device="cpu", local_files_only=True)
+                model = module.SentenceTransformer(str(source.root), device="cpu", **_NO_CODE)
                 model[1].pooling_mode = _ST_POOLING[head.pooling]
             else:
-                transformer = parts.Transformer(str(source.path), **_PLAIN_TEXT)
+                keywords = {f"{part}_kwargs": dict(_NO_CODE) for part in ("model", "processor", "config")}
+                transformer = parts.Transformer(str(source.path), **_PLAIN_TEXT, **keywords)
                 pooling = parts.Pooling(head.hidden_size, pooling_mode=_ST_POOLING[head.pooling])
                 model = module.SentenceTransformer(modules=[transformer, pooling], device="cpu")
         model.max_seq_length = max_tokens
@@ -54,6 +58,7 @@ class EncoderReference:
         if model.tokenizer.pad_token is None:
             model.tokenizer.pad_token = model.tokenizer.eos_token
         self._model: Any = model.float()
+        self._normalize = head.normalize
         self.name = f"sentence-transformers {module.__version__}, torch fp32"
 
     def encode(self, probes: Sequence[Probe]) -> Float32Array:
@@ -63,10 +68,22 @@ class EncoderReference:
             for prompt in dict.fromkeys(probe.prompt for probe in probes):
                 places = [at for at, probe in enumerate(probes) if probe.prompt == prompt]
                 texts = [probes[at].text for at in places]
-                found = self._model.encode(texts, prompt=prompt or None, batch_size=_BATCH, show_progress_bar=False)
+                found = self._model.encode(
+                    texts,
+                    prompt=prompt,  # an empty one too: None would be the model's default
+                    batch_size=_BATCH,
+                    normalize_embeddings=self._normalize,  # once more, after the truncation
+                    show_progress_bar=False,
+                )
                 for at, row in zip(places, found, strict=True):
                     rows[at] = row
         return np.stack([row for row in rows if row is not None])
+
+    def token_ids(self, text: str, *, prompt: str) -> list[int]:
+        """Return the token ids of one text, as this library cuts it."""
+        with quietly():
+            ids: list[int] = self._model.preprocess([text], prompt=prompt)["input_ids"][0].tolist()
+        return ids
 
 
 class ScorerReference:

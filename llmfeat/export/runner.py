@@ -11,12 +11,12 @@ import numpy as np
 
 from llmfeat._base.optional import import_optional
 from llmfeat.errors import ExportError
-from llmfeat.types import Float32Array, Int64Array
+from llmfeat.types import Float32Array
 
 if TYPE_CHECKING:
     import onnx
 
-__all__ = ["GraphError", "GraphRunner", "graph_inputs", "make_feeds", "plain_session"]
+__all__ = ["GraphError", "GraphRunner", "as_graph_error", "graph_inputs", "make_feeds", "plain_session"]
 
 _FATAL_ONLY = 4  # errors are raised as exceptions
 _PAST = "past_key_values."
@@ -37,8 +37,10 @@ def plain_session(graph: Path) -> Any:
     """Return a session of ONNX Runtime on the CPU."""
     ort = import_optional("onnxruntime", purpose="exporting a model")
     options = ort.SessionOptions()
+    # As the engine: without it, processors that lack VNNI saturate int8 products.
+    options.add_session_config_entry("session.x64quantprecision", "1")
     options.log_severity_level = _FATAL_ONLY
-    with _as_graph_error():
+    with as_graph_error():
         return ort.InferenceSession(str(graph), options, providers=["CPUExecutionProvider"])
 
 
@@ -114,26 +116,26 @@ class GraphRunner:
         feeds = make_feeds(self.inputs, ids, pad_id=self.pad_id, **how)
         return self._run(self.outputs[:1], feeds)[0]
 
-    def run_with_cache(self, prefix: Sequence[int], suffixes: Sequence[Sequence[int]]) -> Float32Array:
-        """Return the first output for `prefix` followed by each suffix, the prefix computed once."""
-        whole = self._run(self.outputs, make_feeds(self.inputs, [prefix], pad_id=self.pad_id))
-        outputs = dict(zip(self.outputs, whole, strict=True))
+    def run_with_cache(self, prefixes: Sequence[Sequence[int]], suffixes: Sequence[Sequence[int]]) -> Float32Array:
+        """Return the first output for each prefix followed by its suffix, the prefixes computed beforehand."""
+        first = make_feeds(self.inputs, prefixes, pad_id=self.pad_id)
+        outputs = dict(zip(self.outputs, self._run(self.outputs, first), strict=True))
         feeds = make_feeds(self.inputs, suffixes, pad_id=self.pad_id)
         for name, cache in self.inputs.items():
             if cache is not None:
-                feeds[name] = np.repeat(outputs[name.replace(_PAST, "present.")], len(suffixes), axis=0)
-        seen: Int64Array = np.ones((len(suffixes), len(prefix)), dtype=np.int64)
-        feeds["attention_mask"] = np.concatenate([seen, feeds["attention_mask"]], axis=1)
+                feeds[name] = outputs[name.replace(_PAST, "present.")]
+        feeds["attention_mask"] = np.concatenate([first["attention_mask"], feeds["attention_mask"]], axis=1)
         return self._run(self.outputs[:1], feeds)[0]
 
     def _run(self, outputs: list[str], feeds: dict[str, Any]) -> list[Float32Array]:
-        with _as_graph_error():
+        with as_graph_error():
             found: list[Float32Array] = self.session.run(outputs, feeds)
             return found
 
 
 @contextlib.contextmanager
-def _as_graph_error() -> Iterator[None]:
+def as_graph_error() -> Iterator[None]:
+    """Turn what ONNX Runtime raises into a `GraphError`."""
     # The runtime's exceptions have no common base of their own.
     state = import_optional("onnxruntime.capi.onnxruntime_pybind11_state", purpose="exporting a model")
     kinds = ("Fail", "InvalidArgument", "InvalidGraph", "NotImplemented", "RuntimeException")

@@ -44,8 +44,8 @@ def sample_texts(n_texts: int, *, seed: int = 0) -> list[str]:
 
     Examples
     --------
-    >>> sample_texts(2)
-    ['Which sofa bed is best for guests?', 'Delphine glow-in-the-dark jigsaw puzzle, 500 pieces, foldable']
+    >>> sample_texts(2)[1]
+    'Confession in Minor (2000). Space opera: a cargo pilot smuggles a princess past a blockade.'
     """
     draw = random.Random(seed)
     kinds: list[Callable[[random.Random], str]] = [_title, _title, _description, _film, _history, _query, _news]

@@ -6,16 +6,15 @@ from pathlib import Path
 from typing import Any
 
 from llmfeat._base.optional import import_optional
-from llmfeat.export.sources import ModelSource
+from llmfeat.export.source import ModelSource
 
-__all__ = ["TextTokenizer", "pad_token_id", "save_tokenizer"]
+__all__ = ["TextTokenizer", "pad_token_id", "save_tokenizer", "truncation_side"]
 
 
 def save_tokenizer(source: ModelSource, path: Path) -> None:
     """Write ``tokenizer.json``, without padding and truncation, which belong to the engine."""
     backend: Any = source.tokenizer.backend_tokenizer
-    settings = source.read_json("sentence_bert_config.json", at=source.path) or {}
-    if settings.get("do_lower_case"):
+    if source.settings.get("do_lower_case"):
         # sentence-transformers lowercases whatever the tokenizer itself does.
         normalizers = import_optional("tokenizers.normalizers", purpose="exporting a model")
         own = [] if backend.normalizer is None else [backend.normalizer]
@@ -34,6 +33,11 @@ def pad_token_id(source: ModelSource) -> int:
     return 0
 
 
+def truncation_side(source: ModelSource) -> str:
+    """Return which end of a longer text is cut off."""
+    return str(source.tokenizer.truncation_side)
+
+
 class TextTokenizer:
     """An artifact's tokenizer.
 
@@ -45,13 +49,16 @@ class TextTokenizer:
         Where texts are cut, special tokens included.
     pad_id : int
         What an empty text is, where the tokenizer makes no token of it.
+    side : {"right", "left"}, default="right"
+        Which end of a longer text is cut off.
     """
 
-    def __init__(self, path: Path, *, max_tokens: int, pad_id: int) -> None:
+    def __init__(self, path: Path, *, max_tokens: int, pad_id: int, side: str = "right") -> None:
         self._tokenizer: Any = import_optional("tokenizers", purpose="exporting a model").Tokenizer.from_file(str(path))
         self._tokenizer.no_padding()
-        self._tokenizer.enable_truncation(max_tokens)
+        self._tokenizer.enable_truncation(max_tokens, direction=side)
         self.max_tokens = max_tokens
+        self.side = side
         self.pad_id = pad_id
 
     @property
@@ -78,5 +85,5 @@ class TextTokenizer:
         """Return, for each token of a text, where in the text it ends, however long the text is."""
         self._tokenizer.no_truncation()
         ends = [end for _, end in self._tokenizer.encode(text, add_special_tokens=False).offsets]
-        self._tokenizer.enable_truncation(self.max_tokens)
+        self._tokenizer.enable_truncation(self.max_tokens, direction=self.side)
         return ends

@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import contextlib
-import logging
 import tempfile
-import warnings
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llmfeat._base.optional import import_optional
 from llmfeat.errors import ExportError
-from llmfeat.export.sources import ModelSource
+from llmfeat.export.quiet import quietly
+from llmfeat.export.source import ModelSource
 from llmfeat.export.storage import load_graph
 
 if TYPE_CHECKING:
     import onnx
 
-__all__ = ["OPSET", "load_torch", "quietly", "trace"]
+__all__ = ["OPSET", "load_torch", "trace"]
 
 OPSET = 18  # the least that optimum recommends for BERT, and what the grafts are written for
 
@@ -65,37 +62,14 @@ def load_torch(source: ModelSource, *, kind: str) -> Any:
     """Return the model in torch, float32, in evaluation mode."""
     transformers = import_optional("transformers", purpose="exporting a model")
     torch = import_optional("torch", purpose="exporting a model")
+    broken = import_optional("safetensors", purpose="exporting a model").SafetensorError
     auto = transformers.AutoModelForCausalLM if kind == "scorer" else transformers.AutoModel
     try:
         return auto.from_pretrained(
             str(source.path), dtype=torch.float32, local_files_only=True, trust_remote_code=False, use_safetensors=True
         ).eval()
-    except (ValueError, OSError, KeyError) as error:
+    except (ValueError, OSError, KeyError, broken) as error:
         raise ExportError(f"{source.name} ({source.architecture}) cannot be loaded: {error}") from error
-
-
-@contextlib.contextmanager
-def quietly() -> Iterator[None]:
-    """Silence what exporters say to their developers: tracer warnings, progress of shards, advice on other options."""
-    loggers = [logging.getLogger(name) for name in ("optimum", "transformers", "sentence_transformers", "onnxruntime")]
-    # The parent of onnxruntime's scripts is the root logger, so they are named one by one.
-    loggers += [logging.getLogger(name) for name in ("fusion_base", "onnx_model", "fusion_utils", "fusion_attention")]
-    levels = [logger.level for logger in loggers]
-    bars = import_optional("transformers.utils.logging", purpose="exporting a model")
-    shown = bars.is_progress_bar_enabled()
-    for logger in loggers:
-        logger.setLevel(logging.ERROR)
-    bars.disable_progress_bar()
-    try:
-        with warnings.catch_warnings():
-            # The tracer warns of constants that depend on the configuration alone; the parity check is what decides.
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
-        if shown:
-            bars.enable_progress_bar()
 
 
 def _unlisted(source: ModelSource, *, task: str) -> dict[str, Any] | None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -11,7 +13,7 @@ import pytest
 from llmfeat import TextEncoder, export_model
 from llmfeat.errors import DownloadError, ExportError, LLMFeatWarning
 from llmfeat.export import open_source
-from llmfeat.export.sources import is_non_commercial
+from llmfeat.export.fetch import is_non_commercial
 from tests.tiny_models import save_tiny
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
@@ -147,6 +149,32 @@ class TestFolders:
         with pytest.raises(ExportError, match="llmfeat runs no code that comes with a model"):
             export_model(folder, tmp_path / "artifact")
         assert not (tmp_path / "ran").exists()
+
+    @pytest.mark.parametrize("named", ["AutoProcessor", "AutoTokenizer", "AutoModel"])
+    def test_nor_is_anybody_asked_whether_to_run_it(self, bert, tmp_path, named):
+        """Somebody at the terminal who says yes to everything still runs nothing."""
+        folder = shutil.copytree(bert, tmp_path / "model")
+        for name in ("tokenizer_config.json", "config.json"):
+            config = json.loads((folder / name).read_text())
+            entry = ["evil.Evil", None] if named == "AutoTokenizer" else "evil.Evil"
+            (folder / name).write_text(json.dumps({**config, "auto_map": {named: entry}}))
+        (folder / "evil.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\nclass Evil: pass\n")
+        code = "import sys; from llmfeat import export_model; export_model(sys.argv[1], sys.argv[2])"
+        command = [sys.executable, "-W", "ignore", "-c", code, str(folder), str(tmp_path / "artifact")]
+        subprocess.run(command, input="y\n" * 9, text=True, capture_output=True, check=False, timeout=120)
+        assert not (tmp_path / "ran").exists()
+
+    def test_files_that_are_broken(self, bert, tmp_path):
+        folder = shutil.copytree(bert, tmp_path / "model")
+        (folder / "README.md").write_text("---\nlicense: [unclosed\n---\n")
+        with open_source(folder) as source:
+            assert source.licence == "unknown"
+        (folder / "model.safetensors").write_text("version https://git-lfs.github.com/spec/v1")
+        with pytest.raises(ExportError, match="cannot be loaded"):
+            export_model(folder, tmp_path / "artifact")
+        (folder / "modules.json").write_text("[")
+        with pytest.raises(ExportError, match=r"modules\.json cannot be read"):
+            export_model(folder, tmp_path / "artifact")
 
     def test_an_encoder_with_a_decoder(self, tmp_path, bert):
         folder = shutil.copytree(bert, tmp_path / "model")

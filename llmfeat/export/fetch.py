@@ -4,41 +4,26 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 import re
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 from llmfeat._base.files import file_sha256
 from llmfeat._base.optional import import_optional
 from llmfeat._base.wheels import PinnedWheel
 from llmfeat.errors import DownloadError, ExportError
+from llmfeat.export.quiet import quietly
+from llmfeat.export.source import ModelSource
 
-__all__ = ["ModelSource", "is_non_commercial", "open_source"]
+__all__ = ["is_non_commercial", "open_source"]
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 # Everything but weights in other formats, and pickles.
 _HUB_FILES = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja", "README.md"]
 _NOT_THE_MODEL = ["onnx/*", "openvino/*", "*.onnx", "original/*"]
 _NON_COMMERCIAL = re.compile(r"(^|[-_ ])nc([-_ ]|$)|non-?commercial", re.IGNORECASE)
-# Families whose positions begin after the padding token's id, so that fewer are usable than the table has rows.
-_POSITIONS_AFTER_PADDING = {
-    "camembert",
-    "data2vec-text",
-    "ibert",
-    "longformer",
-    "mpnet",
-    "roberta",
-    "roberta-prelayernorm",
-    "xlm-roberta",
-    "xlm-roberta-xl",
-    "xmod",
-}
-_DECODER_TOKENS = 512
 
 
 @dataclass(frozen=True)
@@ -66,140 +51,6 @@ _BUNDLED = {
         "Apache-2.0",
     ),
 }
-
-
-@dataclass(frozen=True)
-class ModelSource:
-    """A model on this machine, in the layout of transformers or sentence-transformers.
-
-    Attributes
-    ----------
-    name : str
-        What the user called it.
-    root : Path
-        The folder.
-    revision : str
-        The hub's commit, else the SHA-256 of the weights.
-    licence : str
-        As the model card or the GGUF file says, ``"unknown"`` where none does.
-    """
-
-    name: str
-    root: Path
-    revision: str
-    licence: str
-
-    @cached_property
-    def path(self) -> Path:
-        """The folder of the transformer, which older sentence-transformers models keep below the root."""
-        modules = self.read_json("modules.json") or [{"path": ""}]
-        return self.root / str(modules[0]["path"])
-
-    @cached_property
-    def config(self) -> Any:
-        """The transformer's configuration.
-
-        Raises
-        ------
-        ExportError
-            When transformers does not know the architecture.
-        """
-        transformers = import_optional("transformers", purpose="exporting a model")
-        try:
-            return transformers.AutoConfig.from_pretrained(
-                str(self.path), local_files_only=True, trust_remote_code=False
-            )
-        except (ValueError, OSError, KeyError) as error:
-            raise ExportError(
-                f"transformers {transformers.__version__} cannot read the configuration of {self.name}: {error} "
-                "(llmfeat runs no code that comes with a model; an architecture must be part of transformers)"
-            ) from error
-
-    @property
-    def architecture(self) -> str:
-        """The class that the weights were saved from."""
-        return str((self.config.architectures or [type(self.config).__name__.removesuffix("Config")])[0])
-
-    @property
-    def hidden_size(self) -> int:
-        """The dimensions of a token."""
-        return int(self.config.hidden_size)
-
-    @cached_property
-    def is_decoder(self) -> bool:
-        """Whether this is a causal language model: every token sees those before it only.
-
-        Raises
-        ------
-        ExportError
-            For an encoder with a decoder.
-        """
-        if getattr(self.config, "is_encoder_decoder", False):
-            raise ExportError(
-                f"{self.name} is an encoder with a decoder ({self.architecture}): "
-                "encoders like BERT and decoders like Llama can be exported"
-            )
-        auto = import_optional("transformers.models.auto.modeling_auto", purpose="exporting a model")
-        kind = self.config.model_type
-        # BERT and its kin stand in both lists, for their rarely used causal variants.
-        return kind in auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES and kind not in auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES
-
-    @cached_property
-    def tokenizer(self) -> Any:
-        """The tokenizer of transformers."""
-        transformers = import_optional("transformers", purpose="exporting a model")
-        try:
-            tokenizer = transformers.AutoTokenizer.from_pretrained(
-                str(self.path), local_files_only=True, trust_remote_code=False
-            )
-        except (ValueError, OSError, ImportError, TypeError, KeyError, AttributeError) as error:
-            # Where a file is missing, each tokenizer fails in a way of its own.
-            raise ExportError(
-                f"the tokenizer of {self.name} cannot be loaded, is tokenizer.json in {self.path}? {error}"
-            ) from error
-        if not tokenizer.is_fast:
-            raise ExportError(
-                f"{self.name} has {type(tokenizer).__name__}, but a fast tokenizer was expected: its words cannot be "
-                "split without transformers"
-            )
-        return tokenizer
-
-    @property
-    def context_tokens(self) -> int | None:
-        """How many positions the model has, None where its configuration does not say."""
-        positions = getattr(self.config, "max_position_embeddings", None)
-        if not positions or positions < 0:
-            return None
-        if self.config.model_type in _POSITIONS_AFTER_PADDING:
-            return int(positions) - int(self.config.pad_token_id) - 1
-        return int(positions)
-
-    def max_tokens(self, asked: int | None = None) -> int:
-        """Return where texts are cut, special tokens included: as asked, else the model's own, 512 for decoders.
-
-        Raises
-        ------
-        ExportError
-            When the model has fewer positions, or states no limit.
-        """
-        context = self.context_tokens
-        if asked is not None:
-            if asked < 1 or (context is not None and asked > context):
-                raise ExportError(f"max_tokens={asked!r}, but {self.name} has {context} positions: pass 1 to {context}")
-            return asked
-        stated = (self.read_json("sentence_bert_config.json", at=self.path) or {}).get("max_seq_length")
-        own = stated or self.tokenizer.model_max_length
-        limits = [limit for limit in (own, context) if limit is not None and limit < 10**9]
-        if self.is_decoder:
-            limits.append(_DECODER_TOKENS)
-        if not limits:
-            raise ExportError(f"{self.name} states no maximum length: pass max_tokens=...")
-        return int(min(limits))
-
-    def read_json(self, name: str, *, at: Path | None = None) -> Any:
-        """Return the content of a JSON file below the root, or `at` another folder; None where there is none."""
-        path = (at or self.root) / name
-        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
 
 
 @contextlib.contextmanager
@@ -288,7 +139,7 @@ def _fetch_from_hub(name: str) -> tuple[Path, str]:
     except (OSError, ValueError, http_error) as error:
         raise DownloadError(
             f"{name!r} is no folder here, and could not be fetched from the Hugging Face hub: "
-            f"{type(error).__name__}: {str(error).strip().splitlines()[0]} Check the id, the network, "
+            f"{type(error).__name__}: {' '.join(str(error).split())[:300]} Check the id, the network, "
             "HF_HUB_OFFLINE and HF_TOKEN, or pass a local folder"
         ) from error
     if not list(folder.rglob("*.safetensors")):
@@ -300,9 +151,13 @@ def _card_licence(folder: Path) -> str:
     card = folder / "README.md"
     if not card.is_file():
         return "unknown"
-    metadata = import_optional("huggingface_hub", purpose="exporting a model").metadata_load(card) or {}
+    yaml_error = import_optional("yaml", purpose="exporting a model").YAMLError
+    try:
+        metadata = import_optional("huggingface_hub", purpose="exporting a model").metadata_load(card) or {}
+    except (ValueError, yaml_error):  # a card that cannot be read states nothing
+        return "unknown"
     stated = metadata.get("license_name") or metadata.get("license") or "unknown"
-    return str(stated if isinstance(stated, str) else " and ".join(stated))
+    return str(stated if isinstance(stated, str) else " and ".join(map(str, stated)))
 
 
 def _dequantize(gguf: Path, folder: Path) -> str | None:
@@ -314,10 +169,16 @@ def _dequantize(gguf: Path, folder: Path) -> str | None:
         reader = reader_class(gguf)
     except (ValueError, IndexError) as error:
         raise ExportError(f"{gguf} is no GGUF file: {error}") from error
-    where = {"pretrained_model_name_or_path": str(gguf.parent), "gguf_file": gguf.name, "local_files_only": True}
+    where = {
+        "pretrained_model_name_or_path": str(gguf.parent),
+        "gguf_file": gguf.name,
+        "local_files_only": True,
+        "trust_remote_code": False,
+    }
     try:
-        model = transformers.AutoModelForCausalLM.from_pretrained(**where, dtype=torch.float32)
-        tokenizer = transformers.AutoTokenizer.from_pretrained(**where)
+        with quietly():
+            model = transformers.AutoModelForCausalLM.from_pretrained(**where, dtype=torch.float32)
+            tokenizer = transformers.AutoTokenizer.from_pretrained(**where)
     except (ValueError, KeyError, NotImplementedError) as error:
         raise ExportError(
             f"transformers {transformers.__version__} cannot read {gguf.name}: {error} "
