@@ -17,13 +17,18 @@ _PACKAGES = ("llmfeat", "feast", "lightgbm", "numpy", "onnxruntime", "pyarrow", 
 
 def arguments(description: str) -> argparse.Namespace:
     """Parse ``[--data DIR] [--quick | --full] --json FILE``."""
+    return parser(description).parse_args()
+
+
+def parser(description: str) -> argparse.ArgumentParser:
+    """Return what every benchmark understands, for one that understands more."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--data", type=Path, help="a folder of data sets; unused where a benchmark makes its own")
     size = parser.add_mutually_exclusive_group()
     size.add_argument("--quick", action="store_true", help="a smoke run of under a minute")
     size.add_argument("--full", action="store_true", help="also what takes longer than 20 minutes")
     parser.add_argument("--json", type=Path, required=True, help="where the results go")
-    return parser.parse_args()
+    return parser
 
 
 def write(path: Path, figures: dict[str, float], rows: list[dict[str, Any]]) -> None:
@@ -32,7 +37,7 @@ def write(path: Path, figures: dict[str, float], rows: list[dict[str, Any]]) -> 
         "schema": 1,
         "machine": machine(),
         "versions": {name: importlib.metadata.version(name) for name in _PACKAGES},
-        "commit": _commit(),
+        "commit": commit(),
         "figures": figures,
         "rows": rows,
     }
@@ -66,6 +71,6 @@ def render(path: Path, start: str, text: str, end: str) -> None:
     path.write_text(f"{before}{start}\n{text}\n{end}{rest.partition(end)[2]}")
 
 
-def _commit() -> str:
+def commit() -> str:
     done = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False)
     return done.stdout.strip() or "unknown"

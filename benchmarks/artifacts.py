@@ -3,12 +3,13 @@
 The real models come from the package index; the tiny ones have random weights. ``--full`` takes SmolLM2 too, some half
 an hour on two cores, and renders the table in docs/artifacts.md anew; ``--quick`` takes one tiny model only. Texts per
 second: short catalogue texts, precisions in turn, the median of three rounds; for scorers, prompts in batches of 16
-without a shared prefix.
+without a shared prefix. ``--only`` measures some rows again, and keeps the others of the file.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import statistics
 import sys
@@ -19,7 +20,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from _report import ROOT, arguments, machine, render, system, write
+from _report import ROOT, commit, machine, parser, render, system, write
 
 sys.path.insert(0, str(ROOT))
 
@@ -31,10 +32,16 @@ N_TIMED, N_ROUNDS, BATCH = 128, 3, 16
 
 def main() -> None:
     """Run the benchmark."""
-    options = arguments(__doc__)
+    understood = parser(__doc__)
+    understood.add_argument("--only", action="append", metavar="MODEL/KIND/PRECISION", help="or the begin of it")
+    options = understood.parse_args()
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     with tempfile.TemporaryDirectory() as folder:
-        rows = [row for job in _jobs(Path(folder), options) for row in _rows(Path(folder), *job)]
+        rows = []
+        for job in _jobs(Path(folder), options):
+            rows += _rows(Path(folder), *job, only=tuple(options.only or [""]))
+    if options.only:
+        rows = _merged(json.loads(options.json.read_text())["rows"], rows)
     figures = {
         f"{row['name']}_{row['kind']}_{row['precision']}_{figure}".replace("-", "_"): row[figure]
         for row in rows
@@ -42,7 +49,7 @@ def main() -> None:
         for figure in ("distance", "top10_overlap", "texts_per_s")
     }
     write(options.json, figures, rows)
-    if options.full:
+    if options.full or options.only:
         render(ROOT / "docs" / "artifacts.md", START, table(rows, machine()), END)
 
 
@@ -59,15 +66,23 @@ def _jobs(folder: Path, options: argparse.Namespace) -> list[tuple[str, str | Pa
         ("SmolLM2-135M", "bundled:smollm2", "encoder", {"pooling": "mean"}),
         ("SmolLM2-135M", "bundled:smollm2", "scorer", {}),
     ]
-    return [small, *(large if options.full else []), *tiny]
+    return [small, *(large if options.full or options.only else []), *tiny]
 
 
-def _rows(folder: Path, name: str, model: str | Path, kind: str, parameters: dict[str, Any]) -> list[dict[str, Any]]:
+def _merged(old: list[dict[str, Any]], new: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the rows of a file, those that were measured again in their place."""
+    again = {(row["name"], row["kind"], row["precision"]): row for row in new}
+    return [again.get((row["name"], row["kind"], row["precision"]), row) for row in old]
+
+
+def _rows(
+    folder: Path, name: str, model: str | Path, kind: str, parameters: dict[str, Any], *, only: tuple[str, ...]
+) -> list[dict[str, Any]]:
     from llmfeat import export_model
     from llmfeat.errors import LLMFeatWarning
 
     artifacts = {}
-    for precision in PRECISIONS:
+    for precision in (one for one in PRECISIONS if f"{name}/{kind}/{one}".startswith(only)):
         out = folder / f"{name}-{kind}-{precision}"
         with warnings.catch_warnings():
             # What misses its floor is measured all the same, and the table says that it is refused.
@@ -79,6 +94,7 @@ def _rows(folder: Path, name: str, model: str | Path, kind: str, parameters: dic
     return [
         {
             "name": name,
+            "commit": commit(),
             "tiny": not isinstance(model, str),
             "kind": kind,
             "precision": precision,
@@ -145,7 +161,10 @@ def table(rows: list[dict[str, Any]], where: dict[str, Any]) -> str:
             fused = ", ".join(f"{count} {operator}" for operator, count in row["fused"].items())
             left = ", ".join(row["left"]) or "nothing known"
             lines.append(f"| {row['name']}{', tiny' * row['tiny']} | {row['kind']} | {fused} | {left} |")
-    return "\n".join([*lines, "", f"Measured on {system(where)}."])
+    lines += ["", f"Measured on {system(where)}."]
+    if len({row["commit"] for row in rows}) > 1:
+        lines.append("Some rows were measured again, in a run of their own: see `commit` in the results.")
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":

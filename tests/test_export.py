@@ -11,7 +11,7 @@ import pytest
 
 from llmfeat import ModelArtifact, TextEncoder, export_model
 from llmfeat.errors import ExportError, InputError, LLMFeatWarning, ParityError
-from llmfeat.export import exporter, fuse, graft, parity, storage
+from llmfeat.export import exporter, fuse, graft, job, parity, storage
 from llmfeat.export.runner import GraphRunner, make_feeds
 from llmfeat.export.tokenizer import TextTokenizer
 from tests.tiny_models import ENCODERS, SCORERS, save_modules, save_tiny
@@ -347,7 +347,7 @@ class TestTheCheckCanFail:
         def without(model, head, *, hidden_size):
             right(model, dataclasses.replace(head, normalize=False), hidden_size=hidden_size)
 
-        monkeypatch.setattr(exporter, "graft_head", without)
+        monkeypatch.setattr(job, "graft_head", without)
         with pytest.raises(ParityError, match="vectors longer or shorter by"):
             export_model(models["bert"], tmp_path / "artifact")
 
@@ -390,7 +390,7 @@ class TestTheCheckCanFail:
                     node.input[0], node.input[2] = node.input[0], node.input[3]  # the offset in place of the gain
             return graph, report
 
-        monkeypatch.setattr(exporter, "fuse", break_it)
+        monkeypatch.setattr(job, "fuse", break_it)
         said = []
         artifact = export_model(models["bert"], tmp_path / "artifact", say=said.append)
         assert artifact.spec.parity["cosine_min"] > 0.99999

@@ -7,34 +7,24 @@ import importlib.metadata
 import json
 import sys
 import warnings
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from llmfeat._base.files import atomic_folder, cache_dir, canonical_json, file_sha256, source_sha256, text_sha256
 from llmfeat.artifact import ArtifactSpec, FileRecord, ModelArtifact
 from llmfeat.artifact.model import GRAPH_FILE, SPEC_FILE, TOKENIZER_FILE
 from llmfeat.artifact.spec import KINDS
 from llmfeat.errors import ArtifactError, ExportError, InputError, LLMFeatWarning, ParityError
-from llmfeat.export.digest import graph_sha256
 from llmfeat.export.fetch import is_non_commercial, open_source
-from llmfeat.export.fuse import Fusions, fuse, unfused
-from llmfeat.export.graft import HIDDEN, LOGITS, graft_head, graft_last_logits, graft_positions, trim_rotary
 from llmfeat.export.head import EmbeddingHead, read_head, read_prompts
-from llmfeat.export.parity import certify_encoder, certify_scorer
-from llmfeat.export.precision import PRECISIONS, to_fp16, to_int8
-from llmfeat.export.quiet import quietly
-from llmfeat.export.reference import EncoderReference, ScorerReference
-from llmfeat.export.runner import GraphError, GraphRunner, graph_inputs, make_feeds
+from llmfeat.export.job import ExportJob, Made, Say
+from llmfeat.export.precision import PRECISIONS
 from llmfeat.export.sample import sample_texts
 from llmfeat.export.source import ModelSource
-from llmfeat.export.storage import data_file, save_graph
+from llmfeat.export.storage import data_file
 from llmfeat.export.tokenizer import TextTokenizer, pad_token_id, save_tokenizer, truncation_side
-from llmfeat.export.trace import OPSET, trace
-
-if TYPE_CHECKING:
-    import onnx
+from llmfeat.export.trace import OPSET
 
 __all__ = ["cached_artifact", "export_model"]
 
@@ -49,8 +39,6 @@ _LIBRARIES = (
     "onnxruntime-gpu",
 )
 _N_CALIBRATION, _N_LONG, _CALIBRATION_SEED = 200, 8, 1
-
-Say = Callable[[str], None]
 
 
 def export_model(
@@ -142,7 +130,7 @@ def export_model(
                 staging / TOKENIZER_FILE, max_tokens=cut, pad_id=pad_token_id(source), side=truncation_side(source)
             )
             texts = _calibration_texts(calibration_texts)
-            job = _Job(source, head, prompts, precision, tokenizer, texts, say)
+            job = ExportJob(source, head, prompts, precision, tokenizer, texts, say)
             made = job.run(staging / GRAPH_FILE)
             if made.parity["failures"] and not force:
                 raise ParityError(_failure_message(source, precision, made.parity))
@@ -237,101 +225,6 @@ def _head(source: ModelSource, kind: str, *, pooling: str, dim: int | None) -> E
     return None
 
 
-@dataclass(frozen=True)
-class _Made:
-    """A graph on disk, and what was found out about it."""
-
-    files: list[Path]
-    sha256: str
-    fusions: Fusions
-    kept_float32: list[str]
-    parity: dict[str, Any]
-
-
-@dataclass(frozen=True)
-class _Job:
-    """One model in one precision: built, written and compared with torch."""
-
-    source: ModelSource
-    head: EmbeddingHead | None  # None for a scorer
-    prompts: tuple[str, str]
-    precision: str
-    tokenizer: TextTokenizer
-    calibration_texts: list[str]
-    say: Say
-
-    def run(self, path: Path) -> _Made:
-        """Write the graph; where the fused one does not run or misses a floor, the one as it was traced."""
-        try:
-            made = self._attempt(path)
-        except GraphError as error:
-            why = str(error)
-        else:
-            why = "; ".join(made.parity["failures"])
-            # int8 misses a floor by itself, whatever is fused.
-            if not why or self.precision == "int8":
-                return made
-        self.say(f"with fusions: {why}; again without them")
-        for file in (path, data_file(path)):
-            file.unlink(missing_ok=True)
-        return self._attempt(path, why_unfused=why)
-
-    def _attempt(self, path: Path, *, why_unfused: str | None = None) -> _Made:
-        graph, fusions, kept = self._build(why_unfused)
-        digest, files = graph_sha256(graph), save_graph(graph, path)
-        del graph
-        parity = self._certify(path)
-        self.say(_parity_line(parity))
-        return _Made(files, digest, fusions, kept, parity)
-
-    def _build(self, why_unfused: str | None) -> tuple[onnx.ModelProto, Fusions, list[str]]:
-        """Return the graph: traced, fused, with its positions, in its precision, with its head.
-
-        Beside it: what was fused, and which layers of an int8 graph stayed in float32.
-        """
-        source, head, tokenizer = self.source, self.head, self.tokenizer
-        graph = trace(source, kind="encoder" if head else "scorer")
-        if why_unfused is None:
-            with quietly():
-                graph, fusions = fuse(graph, source, attention=self.precision != "int8")
-        else:
-            fusions = unfused(graph, why_unfused)
-        self.say(_fusion_line(fusions))
-        kept: list[str] = []
-        graft_positions(graph)
-        trim_rotary(graph, n_positions=tokenizer.max_tokens if head else source.context_tokens or tokenizer.max_tokens)
-        if head is None:
-            graft_last_logits(graph, vocab_size=int(source.config.vocab_size))
-        if self.precision == "fp16":
-            graph = to_fp16(graph, keep=[HIDDEN, LOGITS])
-        elif self.precision == "int8":
-            inputs, prompt = graph_inputs(graph), self.prompts[1]
-            feeds = [
-                make_feeds(inputs, [tokenizer.ids(prompt + text)], pad_id=tokenizer.pad_id)
-                for text in self.calibration_texts
-            ]
-            with quietly():
-                graph, kept = to_int8(graph, feeds)
-            self.say(f"int8, calibrated on {len(feeds)} texts; {len(kept)} layers of a wide range stay in float32")
-        if head is not None:
-            graft_head(graph, head, hidden_size=source.hidden_size)
-        return graph, fusions, kept
-
-    def _certify(self, graph: Path) -> dict[str, Any]:
-        runner = GraphRunner(graph, pad_id=self.tokenizer.pad_id)
-        if self.head is None:
-            reference = ScorerReference(self.source)
-            return certify_scorer(runner, self.tokenizer, reference, precision=self.precision)
-        return certify_encoder(
-            runner,
-            self.tokenizer,
-            EncoderReference(self.source, self.head, max_tokens=self.tokenizer.max_tokens),
-            prompts=self.prompts,
-            precision=self.precision,
-            both_sides=self.source.is_decoder,
-        )
-
-
 def _calibration_texts(given: Sequence[str] | None) -> list[str]:
     if given is not None:
         if isinstance(given, str) or not all(isinstance(text, str) for text in given) or not len(given):
@@ -343,7 +236,7 @@ def _calibration_texts(given: Sequence[str] | None) -> list[str]:
     return [*texts, *long, ""]
 
 
-def _calibration(texts: list[str], made: _Made) -> dict[str, Any]:
+def _calibration(texts: list[str], made: Made) -> dict[str, Any]:
     digest = text_sha256(json.dumps(texts))
     return {"n_texts": len(texts), "texts_sha256": digest, "kept_float32": made.kept_float32}
 
@@ -351,24 +244,6 @@ def _calibration(texts: list[str], made: _Made) -> dict[str, Any]:
 def _special_tokens(source: ModelSource) -> dict[str, str]:
     found = source.tokenizer.special_tokens_map
     return {role: str(token) for role, token in sorted(found.items()) if not isinstance(token, list)}
-
-
-def _fusion_line(fusions: Fusions) -> str:
-    fused = ", ".join(f"{count} {name}" for name, count in fusions.fused.items()) or "nothing"
-    left = f"; not fused: {', '.join(fusions.left)}" if fusions.left else ""
-    return f"{fusions.nodes_before} operators became {fusions.nodes_after}: {fused}{left}"
-
-
-def _parity_line(parity: dict[str, Any]) -> str:
-    if "cosine_min" in parity:
-        measured = f"cosine at least {parity['cosine_min']:.7f}, mean {parity['cosine_mean']:.7f}"
-    else:
-        measured = f"log-probabilities differ by {parity['log_prob_diff_max']:.2g} nats at most"
-    equal = "the same bits" if parity["batch_invariance"]["bit_equal"] else "not the same bits"
-    return (
-        f"against {parity['reference']}, {parity['n_texts']} texts: {measured}, "
-        f"top-10 overlap {parity['top10_overlap']:.3f}; alone and in a batch {equal}"
-    )
 
 
 def _failure_message(source: ModelSource, precision: str, parity: dict[str, Any]) -> str:

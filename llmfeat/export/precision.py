@@ -164,11 +164,11 @@ def _choose_ranges(model: onnx.ModelProto, feeds: Sequence[Feeds]) -> dict[str, 
     tokens: dict[str, list[Float32Array]] = {value: [] for value in users}
     low, high = dict.fromkeys(users, 0.0), dict.fromkeys(users, _LEAST_RANGE)
     for arrays in _watch(model, list(users), feeds):
-        n_tokens = len(next(iter(arrays.values())))
-        rows = draw.choice(n_tokens, size=min(n_tokens, _TOKENS_PER_TEXT), replace=False)
+        places = draw.random(_TOKENS_PER_TEXT)
         for value, array in arrays.items():
             low[value], high[value] = min(low[value], float(array.min())), max(high[value], float(array.max()))
-            tokens[value].append(array[rows])
+            # A scorer's vocabulary product sees one token of a text only.
+            tokens[value].append(array[(places * len(array)).astype(np.int64)])
     return {value: _widest(np.concatenate(parts), low[value], high[value]) for value, parts in tokens.items()}
 
 
