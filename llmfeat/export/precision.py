@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +25,6 @@ _SMOOTHING = 0.5
 _LEAST_RANGE = 1e-5
 # A part of the energy of a layer's input.
 _MOST_LOST = 0.005
-_PARTS = (1.0, 0.8, 0.6, 0.5)  # what is cut off further is needed, in the few tokens that have it
 _TOKENS_PER_TEXT = 3
 
 Feeds = dict[str, Any]
@@ -56,14 +54,7 @@ def to_int8(model: onnx.ModelProto, feeds: Sequence[Feeds]) -> tuple[onnx.ModelP
     """
     quantization = import_optional("onnxruntime.quantization", purpose="quantizing")
     smooth(model, feeds)
-    ranges = _choose_ranges(model, feeds)
-    layers = _linear_layers(model)
-    kept = [layer.name for value in layers for layer in layers[value] if ranges[value].lost > _MOST_LOST]
-    fixed = {
-        value: [{"rmin": np.float32(found.low), "rmax": np.float32(found.high)}]
-        for value, found in ranges.items()
-        if found.lost <= _MOST_LOST
-    }
+    kept = _too_wide(model, feeds)
     _note_types(model)
     with tempfile.TemporaryDirectory() as folder:
         plain, quantized = Path(folder) / "plain.onnx", Path(folder) / "int8.onnx"
@@ -71,7 +62,7 @@ def to_int8(model: onnx.ModelProto, feeds: Sequence[Feeds]) -> tuple[onnx.ModelP
         quantization.quantize_static(
             str(plain),
             str(quantized),
-            _reader(feeds[:1]),  # it sees the names; the ranges are ours
+            _reader(feeds),
             quant_format=quantization.QuantFormat.QDQ,
             op_types_to_quantize=["MatMul"],
             nodes_to_exclude=kept,
@@ -82,7 +73,6 @@ def to_int8(model: onnx.ModelProto, feeds: Sequence[Feeds]) -> tuple[onnx.ModelP
             use_external_data_format=external,
             extra_options={
                 "MatMulConstBOnly": True,
-                "TensorQuantOverrides": fixed,
                 # A product is added to what was before it: rounding it saves nothing, and costs most of all.
                 "OpTypesToExcludeOutputQuantization": ["MatMul"],
             },
@@ -144,44 +134,31 @@ def _note_types(model: onnx.ModelProto) -> None:
     model.graph.value_info.extend(helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in names)
 
 
-@dataclass(frozen=True)
-class _Range:
-    """What 255 steps are laid over, and the part of a token's energy that is lost by it, on average."""
+def _too_wide(model: onnx.ModelProto, feeds: Sequence[Feeds]) -> list[str]:
+    """Return the names of the linear layers whose input would lose too much to 255 steps over its whole range.
 
-    low: float
-    high: float
-    lost: float
-
-
-def _choose_ranges(model: onnx.ModelProto, feeds: Sequence[Feeds]) -> dict[str, _Range]:
-    """Return, for the input of each linear layer, the widest range over which 255 steps are fine enough.
-
-    In a few layers a language model's first token has values some hundred times those of all others; over their whole
-    range, few steps are left for the others. So what is lost is taken for each token as a part of its own energy.
+    In a few layers a language model's first token has values some hundred times those of all others, and few steps are
+    left for the others: the loss is taken for each token, as a part of its own energy, and averaged. Cutting the range
+    instead is no way out: what is cut off is needed, in the few tokens that have it.
     """
     users = _linear_layers(model)
     draw = np.random.default_rng(0)
     tokens: dict[str, list[Float32Array]] = {value: [] for value in users}
     low, high = dict.fromkeys(users, 0.0), dict.fromkeys(users, _LEAST_RANGE)
     for arrays in _watch(model, list(users), feeds):
-        places = draw.random(_TOKENS_PER_TEXT)
+        # The first and the last token are the special ones. A scorer's vocabulary product sees one token only.
+        places = np.concatenate([[0.0, 1.0], draw.random(_TOKENS_PER_TEXT)])
         for value, array in arrays.items():
             low[value], high[value] = min(low[value], float(array.min())), max(high[value], float(array.max()))
-            # A scorer's vocabulary product sees one token of a text only.
-            tokens[value].append(array[(places * len(array)).astype(np.int64)])
-    return {value: _widest(np.concatenate(parts), low[value], high[value]) for value, parts in tokens.items()}
+            tokens[value].append(array[np.rint(places * (len(array) - 1)).astype(np.int64)])
+    lost = {value: _lost(np.concatenate(parts), (high[value] - low[value]) / 255) for value, parts in tokens.items()}
+    return [layer.name for value, layers in users.items() for layer in layers if lost[value] > _MOST_LOST]
 
 
-def _widest(tokens: Float32Array, low: float, high: float) -> _Range:
+def _lost(tokens: Float32Array, step: float) -> float:
+    rest = tokens - np.round(tokens / step) * step
     energy = np.maximum((tokens**2).sum(axis=1), _LEAST_RANGE**2)
-    found = []
-    for part in _PARTS:
-        step = part * (high - low) / 255
-        rest = np.clip(np.round(tokens / step) * step, part * low, part * high) - tokens
-        found.append(_Range(part * low, part * high, float(np.mean((rest**2).sum(axis=1) / energy))))
-        if found[-1].lost <= _MOST_LOST:
-            return found[-1]
-    return min(found, key=lambda range_: range_.lost)
+    return float(np.mean((rest**2).sum(axis=1) / energy))
 
 
 def _linear_layers(model: onnx.ModelProto) -> dict[str, list[onnx.NodeProto]]:
