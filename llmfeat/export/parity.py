@@ -22,8 +22,8 @@ LEAST_OVERLAP = {"fp32": 0.0, "fp16": 0.0, "int8": 0.85}
 LEAST_BATCH_COSINE = 0.99999
 # Of a vector's length, as a part of it: nothing for unit vectors, part of the score for others.
 MOST_LENGTH_ERROR = {"fp32": 0.0001, "fp16": 0.005, "int8": 0.1}
-# In nats, the largest over the vocabulary. Half precision knows logits of 16 to 32 to one part in 64.
-MOST_LOG_PROB_DIFF = {"fp32": 0.001, "fp16": 0.25, "int8": 0.5}
+# In nats, the largest over the vocabulary.
+MOST_LOG_PROB_DIFF = {"fp32": 0.001, "fp16": 0.1, "int8": 0.5}
 MOST_BATCH_LOG_PROB_DIFF = 0.001
 
 _N_CATALOGUE = 500
