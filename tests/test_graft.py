@@ -178,3 +178,29 @@ def test_a_layer_of_too_wide_a_range_stays_in_float32():
     kept, error = quantize(wide)
     assert kept == ["second"]
     assert error < 0.03
+
+
+def test_layers_that_see_other_numbers_of_tokens_are_calibrated_alike():
+    """A scorer's vocabulary product sees the last token of a text, the layers before it see all."""
+    draw = np.random.default_rng(0)
+    constants = [
+        numpy_helper.from_array(draw.standard_normal((8, 8)).astype(np.float32), "one"),
+        numpy_helper.from_array(draw.standard_normal((8, 5)).astype(np.float32), "two"),
+        numpy_helper.from_array(np.array(-1), "last"),
+    ]
+    nodes = [
+        helper.make_node("MatMul", ["x", "one"], ["y"], name="first"),
+        helper.make_node("Gather", ["y", "last"], ["z"], axis=1),
+        helper.make_node("MatMul", ["z", "two"], ["out"], name="second"),
+    ]
+    inputs = [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", "length", 8])]
+    output = helper.make_tensor_value_info("out", TensorProto.FLOAT, ["n", 5])
+    graph = helper.make_graph(nodes, "last", inputs, [output], constants)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    feeds = [{"x": draw.standard_normal((1, length, 8)).astype(np.float32)} for length in (11, 1, 4)]
+    expected = [run(model, feed) for feed in feeds]
+    quantized, kept = to_int8(model, feeds)
+    assert kept == []
+    for feed, wanted in zip(feeds, expected, strict=True):
+        got = run(quantized, feed)
+        assert np.linalg.norm(got - wanted) < 0.05 * np.linalg.norm(wanted)
