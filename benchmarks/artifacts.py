@@ -36,21 +36,26 @@ def main() -> None:
     understood.add_argument("--only", action="append", metavar="MODEL/KIND/PRECISION", help="or the begin of it")
     options = understood.parse_args()
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    old = json.loads(options.json.read_text())["rows"] if options.only else []
+    rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as folder:
-        rows = []
         for job in _jobs(Path(folder), options):
             rows += _rows(Path(folder), *job, only=tuple(options.only or [""]))
-    if options.only:
-        rows = _merged(json.loads(options.json.read_text())["rows"], rows)
-    figures = {
+            # After every model: a run of half an hour that breaks keeps what it measured.
+            measured = _merged(old, rows) if options.only else rows
+            write(options.json, _figures(measured), measured)
+    if options.full or options.only:
+        render(ROOT / "docs" / "artifacts.md", START, table(measured, machine()), END)
+
+
+def _figures(rows: list[dict[str, Any]]) -> dict[str, float]:
+    """Return the figures of the real models, or of a smoke run's tiny one."""
+    real = [row for row in rows if not row["tiny"]] or rows
+    return {
         f"{row['name']}_{row['kind']}_{row['precision']}_{figure}".replace("-", "_"): row[figure]
-        for row in rows
-        if not row["tiny"] or options.quick
+        for row in real
         for figure in ("distance", "top10_overlap", "texts_per_s")
     }
-    write(options.json, figures, rows)
-    if options.full or options.only:
-        render(ROOT / "docs" / "artifacts.md", START, table(rows, machine()), END)
 
 
 def _jobs(folder: Path, options: argparse.Namespace) -> list[tuple[str, str | Path, str, dict[str, Any]]]:
