@@ -33,6 +33,14 @@ def parser(description: str) -> argparse.ArgumentParser:
 
 def write(path: Path, figures: dict[str, float], rows: list[dict[str, Any]]) -> None:
     """Write the results, and print the figures."""
+    save(path, figures, rows)
+    width = max(map(len, figures), default=0)
+    for name, value in figures.items():
+        print(f"{name:{width}}  {value:.6g}")
+
+
+def save(path: Path, figures: dict[str, float], rows: list[dict[str, Any]]) -> None:
+    """Write the results, of a run that may go on."""
     body = {
         "schema": 1,
         "machine": machine(),
@@ -43,8 +51,6 @@ def write(path: Path, figures: dict[str, float], rows: list[dict[str, Any]]) -> 
     }
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(body, indent=2, allow_nan=False) + "\n")
-    for name, value in figures.items():
-        print(f"{name:32}{value:.6g}")
 
 
 def machine() -> dict[str, Any]:

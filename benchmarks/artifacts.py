@@ -20,7 +20,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from _report import ROOT, commit, machine, parser, render, system, write
+from _report import ROOT, commit, machine, parser, render, save, system, write
 
 sys.path.insert(0, str(ROOT))
 
@@ -43,7 +43,8 @@ def main() -> None:
             rows += _rows(Path(folder), *job, only=tuple(options.only or [""]))
             # After every model: a run of half an hour that breaks keeps what it measured.
             measured = _merged(old, rows) if options.only else rows
-            write(options.json, _figures(measured), measured)
+            save(options.json, _figures(measured), measured)
+    write(options.json, _figures(measured), measured)
     if options.full or options.only:
         render(ROOT / "docs" / "artifacts.md", START, table(measured, machine()), END)
 

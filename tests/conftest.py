@@ -11,14 +11,16 @@ import onnx
 import pyarrow as pa
 import pytest
 from onnx import TensorProto, helper, numpy_helper
-from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from tokenizers import Tokenizer, pre_tokenizers, processors
+from tokenizers.models import WordLevel
 
-from llmfeat import InteractionLog, ModelArtifact
+from llmfeat import InteractionLog, ModelArtifact, export_model
 from llmfeat._base.files import file_sha256
 from llmfeat.artifact import ArtifactSpec, FileRecord
 from llmfeat.export.digest import graph_sha256
 from llmfeat.export.graft import graft_head
 from llmfeat.export.head import EmbeddingHead
+from tests.tiny_models import ENCODERS, SCORERS, save_tiny
 
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "heat", "alien", "casino", "speed", "drama", "war", "the", "1995"]
 DIM = 8
@@ -76,7 +78,7 @@ def write_artifact(folder: Path, *, seed: int = 0, around: str = "[CLS] $A [SEP]
     graph = tiny_graph(seed)
     graft_head(graph, tiny_head(include_prompt=changes.get("include_prompt", True)), hidden_size=DIM)
     (folder / "model.onnx").write_bytes(graph.SerializeToString())
-    tokenizer = Tokenizer(models.WordLevel({word: at for at, word in enumerate(WORDS)}, unk_token="[UNK]"))
+    tokenizer = Tokenizer(WordLevel({word: at for at, word in enumerate(WORDS)}, unk_token="[UNK]"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     if around != "$A":
         tokenizer.post_processor = processors.TemplateProcessing(
@@ -117,6 +119,19 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Mon
 @pytest.fixture(scope="session")
 def artifact(tmp_path_factory: pytest.TempPathFactory) -> ModelArtifact:
     return write_artifact(tmp_path_factory.mktemp("artifact"))
+
+
+@pytest.fixture(scope="session")
+def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Folders of tiny models, by family; tests change copies of them only."""
+    folder = tmp_path_factory.mktemp("models")
+    return {family: save_tiny(family, folder / family) for family in dict.fromkeys((*ENCODERS, *SCORERS))}
+
+
+@pytest.fixture(scope="session")
+def bert(models: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> ModelArtifact:
+    """What the tiny BERT is exported to."""
+    return export_model(models["bert"], tmp_path_factory.mktemp("bert") / "artifact")
 
 
 @pytest.fixture

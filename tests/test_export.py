@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import shutil
 
@@ -10,26 +9,12 @@ import numpy as np
 import pytest
 
 from llmfeat import ModelArtifact, TextEncoder, export_model
-from llmfeat.errors import ExportError, InputError, LLMFeatWarning, ParityError
-from llmfeat.export import exporter, fuse, graft, job, parity, storage
+from llmfeat.errors import ExportError, InputError
+from llmfeat.export import storage
 from llmfeat.export.runner import GraphRunner, make_feeds
-from llmfeat.export.tokenizer import TextTokenizer
-from tests.tiny_models import ENCODERS, SCORERS, save_modules, save_tiny
-
-TEXTS = ["heat", "Steel water bottle, 750 ml", "a b c d e f", "電影 🎬", "", "office chair " * 90]
+from tests.tiny_models import ENCODERS, SCORERS, TEXTS, save_modules
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
-
-
-@pytest.fixture(scope="module")
-def models(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("models")
-    return {family: save_tiny(family, folder / family) for family in {*ENCODERS, *SCORERS}}
-
-
-@pytest.fixture(scope="module")
-def bert(models, tmp_path_factory):
-    return export_model(models["bert"], tmp_path_factory.mktemp("bert") / "artifact")
 
 
 @pytest.fixture(scope="module")
@@ -236,167 +221,6 @@ class TestOpenVino:
         compiled = openvino.Core().compile_model(str(artifact.graph_path), "CPU", precise)
         expected = runner.session.run(None, feeds)[0]
         np.testing.assert_allclose(compiled(feeds)["embedding"], expected, atol=1e-5)
-
-
-class TestPrecision:
-    def test_fp16_is_half_the_size_and_gives_float32(self, models, bert, tmp_path):
-        artifact = export_model(models["bert"], tmp_path / "artifact", precision="fp16")
-        assert artifact.spec.parity["cosine_min"] >= 0.9995
-        assert artifact.spec.files["model.onnx"].size_bytes < 0.7 * bert.spec.files["model.onnx"].size_bytes
-        vectors = TextEncoder(artifact).encode(TEXTS)
-        assert vectors.dtype == np.float32
-        np.testing.assert_allclose(vectors, TextEncoder(bert).encode(TEXTS), atol=5e-3)
-        assert artifact.fingerprint != bert.fingerprint
-
-    def test_a_scorer_s_cache_is_fp16_and_its_logits_are_float32(self, models, tmp_path):
-        artifact = export_model(models["qwen3"], tmp_path / "artifact", kind="scorer", precision="fp16")
-        runner = GraphRunner(artifact.graph_path, pad_id=0)
-        assert {cache.dtype for cache in runner.inputs.values() if cache is not None} == {np.float16}
-        assert runner.run([[3, 4, 5]]).dtype == np.float32
-
-    def test_int8_has_fixed_scales(self, models, bert, tmp_path):
-        artifact = export_model(models["bert"], tmp_path / "artifact", precision="int8")
-        found = artifact.spec.parity
-        assert found["cosine_min"] >= 0.985
-        assert found["top10_overlap"] >= 0.85
-        assert found["batch_invariance"]["bit_equal"]
-        assert artifact.spec.calibration["n_texts"] > 200
-        operators = {node.op_type for node in storage.load_graph(artifact.graph_path).graph.node}
-        assert "QuantizeLinear" in operators
-        assert not {"DynamicQuantizeLinear", "DynamicQuantizeMatMul"} & operators
-        encoder = TextEncoder(artifact)
-        together = encoder.encode(TEXTS)
-        for text, vector in zip(TEXTS, together, strict=True):
-            np.testing.assert_array_equal(encoder.encode([text])[0], vector)
-
-    def test_own_texts_calibrate(self, models, tmp_path):
-        texts = [f"bottle number {at}" for at in range(20)]
-        with pytest.warns(LLMFeatWarning, match="written by force"):
-            one = export_model(models["llama"], tmp_path / "one", precision="int8", calibration_texts=texts, force=True)
-        assert one.spec.calibration["n_texts"] == 20
-        with pytest.raises(InputError, match="no sequence of texts"):
-            export_model(models["llama"], tmp_path / "two", precision="int8", calibration_texts="bottle")
-
-    def test_int8_that_misses_its_floor_is_refused_and_changes_nothing(self, models, tmp_path):
-        out = tmp_path / "artifact"
-        export_model(models["llama"], out)
-        before = {path.name: path.read_bytes() for path in out.iterdir()}
-        with pytest.raises(ParityError, match=r"at least 0\.985 was expected.*differ most: .* tokens: 0\.\d+.*--force"):
-            export_model(models["llama"], out, precision="int8")
-        assert {path.name: path.read_bytes() for path in out.iterdir()} == before
-        assert [path.name for path in tmp_path.iterdir()] == ["artifact"]
-
-    def test_force_writes_the_failure_into_the_certificate(self, models, tmp_path):
-        with pytest.warns(LLMFeatWarning, match=r"written by force: cosine 0\.\d+ to the model in torch"):
-            artifact = export_model(models["llama"], tmp_path / "artifact", precision="int8", force=True)
-        assert artifact.spec.failures
-        assert len(artifact.spec.parity["worst"]) == 3
-        with pytest.warns(LLMFeatWarning, match="written by force"):
-            ModelArtifact.load(artifact.path)
-
-    @pytest.mark.parametrize("name", ["int8-dynamic", "dynamic"])
-    def test_dynamic_int8_is_refused_with_the_reason(self, models, tmp_path, name):
-        with pytest.raises(InputError, match="a text's vector depends on its neighbours"):
-            export_model(models["bert"], tmp_path / "artifact", precision=name)
-
-    def test_the_reason_is_true(self, bert, tmp_path):
-        """Of a graph with dynamic scales, the batch-invariance check says that it is not."""
-        from onnxruntime.quantization import quantize_dynamic
-
-        # Types behind a fused operator cannot be inferred: 1 is float32.
-        options = {"DefaultTensorType": 1}
-        quantize_dynamic(str(bert.graph_path), str(tmp_path / "dynamic.onnx"), extra_options=options)
-        tokenizer = TextTokenizer(bert.tokenizer_path, max_tokens=512, pad_id=0)
-        texts = parity.catalogue_probes(tokenizer, "", n_texts=100)
-        runner = GraphRunner(tmp_path / "dynamic.onnx", pad_id=0)
-        found = parity._batch_invariance(runner, texts, parity._cosine_distance)
-        assert not found["bit_equal"]
-        assert found["distance_max"] > 1 - parity.LEAST_BATCH_COSINE
-
-
-class TestTheCheckCanFail:
-    def test_another_pooling_is_found(self, models, tmp_path, monkeypatch):
-        right = graft._pool
-        monkeypatch.setattr(graft, "_pool", lambda make, mask, pooling: right(make, mask, "cls"))
-        with pytest.raises(ParityError, match=r"at least 0\.99999 was expected"):
-            export_model(models["bert"], tmp_path / "artifact")
-        assert list(tmp_path.iterdir()) == []
-
-    def test_a_head_that_ignores_the_mask_is_found(self, models, tmp_path, monkeypatch):
-        right = graft._pool
-        monkeypatch.setattr(graft, "_pool", lambda make, mask, pooling: right(make, make("Equal", mask, mask), pooling))
-        with pytest.raises(ParityError):
-            export_model(models["bert"], tmp_path / "artifact")
-
-    def test_positions_that_count_padding_are_found(self, models, tmp_path, monkeypatch):
-        right = graft._last_columns
-        # Every token one place late: a shift of all positions is invisible, but not one that grows with the padding.
-        monkeypatch.setattr(graft, "_last_columns", lambda make, value: right(make, make("Mul", value, value)))
-        with pytest.raises(ParityError):
-            export_model(models["llama"], tmp_path / "artifact")
-
-    def test_logits_of_another_token_are_found(self, models, tmp_path, monkeypatch):
-        right = graft._position
-        monkeypatch.setattr(graft, "_position", lambda make, mask, first: right(make, mask, first=True))
-        with pytest.raises(ParityError, match=r"nats to the model in torch, at most 0\.001"):
-            export_model(models["llama"], tmp_path / "artifact", kind="scorer")
-
-    def test_a_head_that_does_not_normalize_is_found(self, models, tmp_path, monkeypatch):
-        right = graft.graft_head
-
-        def without(model, head, *, hidden_size):
-            right(model, dataclasses.replace(head, normalize=False), hidden_size=hidden_size)
-
-        monkeypatch.setattr(job, "graft_head", without)
-        with pytest.raises(ParityError, match="vectors longer or shorter by"):
-            export_model(models["bert"], tmp_path / "artifact")
-
-    def test_a_cache_that_gives_nothing_is_found(self, models, tmp_path, monkeypatch):
-        right = GraphRunner.run_with_cache
-        monkeypatch.setattr(GraphRunner, "run_with_cache", lambda *args: right(*args) * np.float32(np.nan))
-        with pytest.raises(ParityError, match="nan nats between a text in one piece and with a key/value cache"):
-            export_model(models["llama"], tmp_path / "artifact", kind="scorer")
-
-    def test_vectors_of_nothing_are_found(self, models, tmp_path, monkeypatch):
-        right = GraphRunner.run
-
-        def spoiled(self, ids, **how):
-            return right(self, ids, **how) * np.float32(np.nan if len(ids) == 64 else 1)
-
-        monkeypatch.setattr(GraphRunner, "run", spoiled)
-        with pytest.raises(ParityError, match=r"cosine nan to the model in torch.*cosine nan between a text alone"):
-            export_model(models["bert"], tmp_path / "artifact")
-
-    def test_a_tokenizer_that_cuts_elsewhere_is_found(self, models, tmp_path, monkeypatch):
-        monkeypatch.setattr(exporter, "truncation_side", lambda source: "left")
-        with pytest.raises(ParityError, match="is not cut as sentence-transformers cuts it"):
-            export_model(models["bert"], tmp_path / "artifact")
-
-    def test_fusions_that_fail_are_left_out(self, models, tmp_path, monkeypatch):
-        from onnxruntime.transformers import optimizer
-
-        def fail(*args, **how):
-            raise IndexError("list index out of range")
-
-        monkeypatch.setattr(optimizer, "optimize_model", fail)
-        artifact = export_model(models["bert"], tmp_path / "artifact", precision="int8")
-        assert "IndexError" in artifact.spec.fusions["left"][0]
-
-    def test_fusions_that_break_the_model_are_left_out(self, models, tmp_path, monkeypatch):
-        def break_it(model, source, *, attention):
-            graph, report = fuse.fuse(model, source, attention=attention)
-            for node in graph.graph.node:
-                if node.op_type == "SkipLayerNormalization":
-                    node.input[0], node.input[2] = node.input[0], node.input[3]  # the offset in place of the gain
-            return graph, report
-
-        monkeypatch.setattr(job, "fuse", break_it)
-        said = []
-        artifact = export_model(models["bert"], tmp_path / "artifact", say=said.append)
-        assert artifact.spec.parity["cosine_min"] > 0.99999
-        assert artifact.spec.fusions["fused"] == {}
-        assert "cosine" in artifact.spec.fusions["left"][0]
-        assert any("again without them" in line for line in said)
 
 
 class TestFingerprint:

@@ -19,11 +19,6 @@ from tests.tiny_models import save_tiny
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 
 
-@pytest.fixture(scope="module")
-def bert(tmp_path_factory):
-    return save_tiny("bert", tmp_path_factory.mktemp("bert"))
-
-
 def write_gguf(model, path):
     """Write a tiny Llama's folder as llama.cpp's converter does: its tensors' names, its order of rotary pairs."""
     import gguf
@@ -99,14 +94,14 @@ def test_a_file_that_is_no_gguf(tmp_path):
 
 
 class TestHub:
-    def test_a_model_of_the_hub_is_fetched_without_pickles_at_its_revision(self, bert, tmp_path, monkeypatch):
+    def test_a_model_of_the_hub_is_fetched_without_pickles_at_its_revision(self, models, tmp_path, monkeypatch):
         import huggingface_hub
 
         asked = []
 
         def snapshot_download(repo, **how):
             asked.append((repo, how))
-            return str(shutil.copytree(bert, tmp_path / "0123abcd"))
+            return str(shutil.copytree(models["bert"], tmp_path / "0123abcd"))
 
         monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
         with open_source("owner/name@v1") as source:
@@ -134,14 +129,14 @@ class TestFolders:
             with pytest.raises(ExportError, match=message), open_source(wrong):
                 pass
 
-    def test_pickles_are_not_read(self, bert, tmp_path):
-        folder = shutil.copytree(bert, tmp_path / "model")
+    def test_pickles_are_not_read(self, models, tmp_path):
+        folder = shutil.copytree(models["bert"], tmp_path / "model")
         (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
         with pytest.raises(ExportError, match=r"holds no \.safetensors.*pickles are not read"):
             export_model(folder, tmp_path / "artifact")
 
-    def test_no_code_of_a_model_is_run(self, bert, tmp_path):
-        folder = shutil.copytree(bert, tmp_path / "model")
+    def test_no_code_of_a_model_is_run(self, models, tmp_path):
+        folder = shutil.copytree(models["bert"], tmp_path / "model")
         config = json.loads((folder / "config.json").read_text())
         config |= {"model_type": "evil", "auto_map": {"AutoConfig": "evil.EvilConfig", "AutoModel": "evil.EvilModel"}}
         (folder / "config.json").write_text(json.dumps(config))
@@ -151,9 +146,9 @@ class TestFolders:
         assert not (tmp_path / "ran").exists()
 
     @pytest.mark.parametrize("named", ["AutoProcessor", "AutoTokenizer", "AutoModel"])
-    def test_nor_is_anybody_asked_whether_to_run_it(self, bert, tmp_path, named):
+    def test_nor_is_anybody_asked_whether_to_run_it(self, models, tmp_path, named):
         """Somebody at the terminal who says yes to everything still runs nothing."""
-        folder = shutil.copytree(bert, tmp_path / "model")
+        folder = shutil.copytree(models["bert"], tmp_path / "model")
         for name in ("tokenizer_config.json", "config.json"):
             config = json.loads((folder / name).read_text())
             entry = ["evil.Evil", None] if named == "AutoTokenizer" else "evil.Evil"
@@ -164,8 +159,8 @@ class TestFolders:
         subprocess.run(command, input="y\n" * 9, text=True, capture_output=True, check=False, timeout=120)
         assert not (tmp_path / "ran").exists()
 
-    def test_files_that_are_broken(self, bert, tmp_path):
-        folder = shutil.copytree(bert, tmp_path / "model")
+    def test_files_that_are_broken(self, models, tmp_path):
+        folder = shutil.copytree(models["bert"], tmp_path / "model")
         (folder / "README.md").write_text("---\nlicense: [unclosed\n---\n")
         with open_source(folder) as source:
             assert source.licence == "unknown"
@@ -176,14 +171,14 @@ class TestFolders:
         with pytest.raises(ExportError, match=r"modules\.json cannot be read"):
             export_model(folder, tmp_path / "artifact")
 
-    def test_an_encoder_with_a_decoder(self, tmp_path, bert):
-        folder = shutil.copytree(bert, tmp_path / "model")
+    def test_an_encoder_with_a_decoder(self, models, tmp_path):
+        folder = shutil.copytree(models["bert"], tmp_path / "model")
         (folder / "config.json").write_text(json.dumps({"model_type": "t5", "architectures": ["T5Model"]}))
         with pytest.raises(ExportError, match=r"is an encoder with a decoder \(T5Model\)"):
             export_model(folder, tmp_path / "artifact")
 
-    def test_no_tokenizer(self, tmp_path, bert):
-        folder = shutil.copytree(bert, tmp_path / "model")
+    def test_no_tokenizer(self, models, tmp_path):
+        folder = shutil.copytree(models["bert"], tmp_path / "model")
         for name in ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"):
             (folder / name).unlink()
         with pytest.raises(ExportError, match=r"is tokenizer\.json in"):
@@ -199,8 +194,8 @@ class TestLicence:
     def test_others(self, name):
         assert not is_non_commercial(name)
 
-    def test_it_is_read_from_the_card_and_warned_of(self, bert, tmp_path):
-        folder = shutil.copytree(bert, tmp_path / "model")
+    def test_it_is_read_from_the_card_and_warned_of(self, models, tmp_path):
+        folder = shutil.copytree(models["bert"], tmp_path / "model")
         (folder / "README.md").write_text("---\nlicense: cc-by-nc-4.0\n---\n# Model\n")
         with pytest.warns(LLMFeatWarning, match="forbids commercial use"):
             artifact = export_model(folder, tmp_path / "artifact")

@@ -11,7 +11,9 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 
 from llmfeat.export.sample import sample_texts
 
-__all__ = ["ENCODERS", "FAMILIES", "SCORERS", "save_modules", "save_tiny"]
+__all__ = ["ENCODERS", "FAMILIES", "SCORERS", "TEXTS", "save_modules", "save_tiny"]
+
+TEXTS = ["heat", "Steel water bottle, 750 ml", "a b c d e f", "電影 🎬", "", "office chair " * 90]
 
 _VOCABULARY = 800
 _POSITIONS = 600

@@ -56,6 +56,8 @@ def to_int8(model: onnx.ModelProto, feeds: Sequence[Feeds]) -> tuple[onnx.ModelP
     smooth(model, feeds)
     kept = _too_wide(model, feeds)
     _note_types(model)
+    # Fusions and types are in the graph already; without this mark, the quantizer advises its developers to add them.
+    model.metadata_props.add(key="onnx.quant.pre_process", value="onnxruntime.quant")
     with tempfile.TemporaryDirectory() as folder:
         plain, quantized = Path(folder) / "plain.onnx", Path(folder) / "int8.onnx"
         external = len(save_graph(model, plain)) > 1
