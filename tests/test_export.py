@@ -228,6 +228,9 @@ class TestFingerprint:
         moved = shutil.copytree(models["bert"], tmp_path / "elsewhere")
         assert export_model(moved, tmp_path / "again").fingerprint == bert.fingerprint
 
+    def test_of_a_scorer_too(self, models, scorer, tmp_path):
+        assert export_model(models["llama"], tmp_path / "again", kind="scorer").fingerprint == scorer.fingerprint
+
     def test_so_does_where_the_weights_are(self, models, bert, tmp_path, monkeypatch):
         monkeypatch.setattr(storage, "INLINE_BYTES", 1000)
         artifact = export_model(models["bert"], tmp_path / "artifact")
@@ -265,6 +268,26 @@ def test_parameters_are_checked_first(models, tmp_path):
         export_model(models["bert"], out, max_tokens=2)
     with pytest.raises(ExportError, match=r"max_tokens=601, but .* has 600 positions"):
         export_model(models["llama"], out, max_tokens=601)
+
+
+def test_weights_that_are_missing_are_not_drawn_at_random(models, tmp_path):
+    from safetensors.numpy import load_file, save_file
+
+    folder = shutil.copytree(models["bert"], tmp_path / "model")
+    weights = load_file(folder / "model.safetensors")
+
+    def without(begin):
+        kept = {name: weight for name, weight in weights.items() if not name.startswith(begin)}
+        assert len(kept) < len(weights)
+        save_file(kept, folder / "model.safetensors", metadata={"format": "pt"})
+
+    # No graph has the pooler; many checkpoints come without one.
+    without("pooler.")
+    vectors = [TextEncoder(export_model(folder, tmp_path / name)).encode(TEXTS) for name in ("one", "two")]
+    np.testing.assert_array_equal(*vectors)
+    without("encoder.layer.1.output")
+    with pytest.raises(ExportError, match=r"lacks 4 weights of the encoder, such as 'encoder\.layer\.1\.output"):
+        export_model(folder, tmp_path / "artifact")
 
 
 def test_a_folder_of_other_things_is_not_replaced(models, tmp_path):

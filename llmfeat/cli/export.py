@@ -82,12 +82,11 @@ def command(model: str, out: Path, calibration: Path | None, **options: Any) -> 
     errors = Console(stderr=True, highlight=False, soft_wrap=True)
     started = time.perf_counter()
     texts = None if calibration is None else read_texts(calibration)
-    with errors.status(f"exporting {model}"):
 
-        def say(line: str) -> None:
-            errors.print(f"{escape(line)}  [dim]({time.perf_counter() - started:.0f} s)[/]")
+    def say(line: str) -> None:
+        errors.print(f"{escape(line)}  [dim]({time.perf_counter() - started:.0f} s)[/]")
 
-        artifact = export_model(model, out, calibration_texts=texts, say=say, **options)
+    artifact = export_model(model, out, calibration_texts=texts, say=say, progress=True, **options)
     spec = artifact.spec
     click.echo(
         f"{out}: {spec.kind}, {spec.dim:,} {'dimensions' if spec.kind == 'encoder' else 'tokens in the vocabulary'}, "

@@ -55,6 +55,7 @@ def export_model(
     calibration_texts: Sequence[str] | None = None,
     force: bool = False,
     say: Say | None = None,
+    progress: bool = False,
 ) -> ModelArtifact:
     """Export a model to an artifact folder, check it against torch, and return it loaded.
 
@@ -88,6 +89,8 @@ def export_model(
         Write an artifact that missed a floor; its certificate and a warning say so.
     say : callable, optional
         Is called with a line when a stage is done.
+    progress : bool, default=False
+        Whether to show what is under way on standard error, when that is a terminal.
 
     Returns
     -------
@@ -130,7 +133,7 @@ def export_model(
                 staging / TOKENIZER_FILE, max_tokens=cut, pad_id=pad_token_id(source), side=truncation_side(source)
             )
             texts = _calibration_texts(calibration_texts)
-            job = ExportJob(source, head, prompts, precision, tokenizer, texts, say)
+            job = ExportJob(source, head, prompts, precision, tokenizer, texts, say, progress)
             made = job.run(staging / GRAPH_FILE)
             if made.parity["failures"] and not force:
                 raise ParityError(_failure_message(source, precision, made.parity))

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from llmfeat._base.optional import import_optional
 from llmfeat.export.runner import GraphError
 from llmfeat.export.source import ModelSource
+from llmfeat.export.storage import light_copy, put_back
 
 if TYPE_CHECKING:
     import onnx
@@ -68,7 +69,7 @@ def fuse(model: onnx.ModelProto, source: ModelSource, *, attention: bool = True)
     Parameters
     ----------
     model : onnx.ModelProto
-        A traced graph; it is changed.
+        A traced graph.
     source : ModelSource
         Its model, for the number of heads.
     attention : bool, default=True
@@ -84,9 +85,10 @@ def fuse(model: onnx.ModelProto, source: ModelSource, *, attention: bool = True)
     options.enable_embed_layer_norm = False  # takes 32-bit ids and builds its own mask, which OpenVINO does not read
     options.use_raw_attention_mask(True)  # a mask index knows padding on the right only
     before = _count(model)
+    light = light_copy(model, _unread(model, decoder=source.is_decoder))
     try:
         fused_model: onnx.ModelProto = optimizer.optimize_model(
-            model,
+            light,
             model_type=family,
             num_heads=int(getattr(source.config, "num_attention_heads", 0)),  # 0: told by the graph
             hidden_size=source.hidden_size,
@@ -96,6 +98,7 @@ def fuse(model: onnx.ModelProto, source: ModelSource, *, attention: bool = True)
     except Exception as error:
         # A pattern that almost fits fails in ways of its own; the graph as it was traced is as right, only slower.
         raise GraphError(f"ONNX Runtime's fusions failed: {type(error).__name__}: {error}") from error
+    put_back(fused_model, model)
     after = _count(fused_model)
     fused = {name: after[name] for name in _FUSED if after[name]}
     if not any(entry.domain == _MICROSOFT for entry in fused_model.opset_import):
@@ -108,6 +111,20 @@ def unfused(model: onnx.ModelProto, why: str) -> Fusions:
     """Return the report of a graph that was left as it was traced."""
     n_nodes = _count(model).total()
     return Fusions("none", n_nodes, n_nodes, {}, (f"anything: {why}",))
+
+
+def _unread(model: onnx.ModelProto, *, decoder: bool) -> set[str]:
+    """Return the weights that no fusion looks into: word tables, and a decoder's matrices, most of a large model.
+
+    The fusions infer shapes on copies of the graph, which would take the memory of a large model several times.
+    """
+    readers: dict[str, set[str]] = {}
+    for node in model.graph.node:
+        for name in node.input:
+            readers.setdefault(name, set()).add(node.op_type)
+    unread = {"Gather", "MatMul"} if decoder else {"Gather"}
+    matrices = [tensor.name for tensor in model.graph.initializer if len(tensor.dims) == 2]
+    return {name for name in matrices if readers.get(name, set()) <= unread}
 
 
 def _left(after: Counter[str], *, attention: bool) -> list[str]:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from llmfeat._base.progress import spinner
 from llmfeat.export.digest import graph_sha256
 from llmfeat.export.fuse import Fusions, fuse, unfused
 from llmfeat.export.graft import HIDDEN, LOGITS, graft_head, graft_last_logits, graft_positions, trim_rotary
@@ -51,6 +53,7 @@ class ExportJob:
     tokenizer: TextTokenizer
     calibration_texts: list[str]
     say: Say
+    progress: bool
 
     def run(self, path: Path) -> Made:
         """Write the graph; where the fused one does not run or misses a floor, the one as it was traced."""
@@ -70,8 +73,10 @@ class ExportJob:
 
     def _attempt(self, path: Path, *, why_unfused: str | None = None) -> Made:
         graph, fusions, kept = self._build(why_unfused)
-        digest, files = graph_sha256(graph), save_graph(graph, path)
+        with spinner("writing the graph", shown=self.progress):
+            digest, files = graph_sha256(graph), save_graph(graph, path)
         del graph
+        gc.collect()
         parity = self._certify(path)
         self.say(_parity_line(parity))
         return Made(files, digest, fusions, kept, parity)
@@ -82,9 +87,10 @@ class ExportJob:
         Beside it: what was fused, and which layers of an int8 graph stayed in float32.
         """
         source, head, tokenizer = self.source, self.head, self.tokenizer
-        graph = trace(source, kind="encoder" if head else "scorer")
+        with spinner("tracing the model", shown=self.progress):
+            graph = trace(source, kind="encoder" if head else "scorer")
         if why_unfused is None:
-            with quietly():
+            with quietly(), spinner("fusing operators", shown=self.progress):
                 graph, fusions = fuse(graph, source, attention=self.precision != "int8")
         else:
             fusions = unfused(graph, why_unfused)
@@ -102,7 +108,7 @@ class ExportJob:
                 make_feeds(inputs, [tokenizer.ids(prompt + text)], pad_id=tokenizer.pad_id)
                 for text in self.calibration_texts
             ]
-            with quietly():
+            with quietly(), spinner(f"calibrating on {len(feeds)} texts", shown=self.progress):
                 graph, kept = to_int8(graph, feeds)
             self.say(f"int8, calibrated on {len(feeds)} texts; {len(kept)} layers of a wide range stay in float32")
         if head is not None:
@@ -113,7 +119,7 @@ class ExportJob:
         runner = GraphRunner(graph, pad_id=self.tokenizer.pad_id)
         if self.head is None:
             reference = ScorerReference(self.source)
-            return certify_scorer(runner, self.tokenizer, reference, precision=self.precision)
+            return certify_scorer(runner, self.tokenizer, reference, precision=self.precision, progress=self.progress)
         return certify_encoder(
             runner,
             self.tokenizer,
@@ -121,6 +127,7 @@ class ExportJob:
             prompts=self.prompts,
             precision=self.precision,
             both_sides=self.source.is_decoder,
+            progress=self.progress,
         )
 
 

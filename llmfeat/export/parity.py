@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
+from llmfeat._base.progress import bar
 from llmfeat.export.probes import Probe, catalogue_probes, make_probes
-from llmfeat.export.reference import EncoderReference, ScorerReference
+from llmfeat.export.reference import Advance, EncoderReference, ScorerReference
 from llmfeat.export.runner import GraphRunner
 from llmfeat.export.tokenizer import TextTokenizer
 from llmfeat.types import Float32Array, Float64Array
@@ -42,6 +44,7 @@ def certify_encoder(
     prompts: tuple[str, str],
     precision: str,
     both_sides: bool,
+    progress: bool = False,
 ) -> dict[str, Any]:
     """Return the certificate of an encoder; what it misses is listed in words under ``failures``.
 
@@ -59,13 +62,15 @@ def certify_encoder(
         Which floors hold.
     both_sides : bool
         Whether padding on the left must give what padding on the right does.
+    progress : bool, default=False
+        Whether to show a bar on standard error, when that is a terminal.
     """
     probes = make_probes(tokenizer, prompts)
     catalogue = catalogue_probes(tokenizer, prompts[1], n_texts=_N_CATALOGUE)
-    got = _in_every_batch(runner, probes, catalogue)
-    wanted = {
-        probe: row for part in (probes, catalogue) for probe, row in zip(part, reference.encode(part), strict=True)
-    }
+    shown = [*probes, *catalogue]
+    with _comparing(shown, progress=progress) as advance:
+        got = _in_every_batch(runner, probes, catalogue, advance)
+        wanted = dict(zip(shown, reference.encode(shown, advance=advance), strict=True))
     cosines = {
         size: _cosines(rows, np.stack([wanted[probe] for probe in which])) for size, (which, rows) in got.items()
     }
@@ -96,7 +101,12 @@ def certify_encoder(
 
 
 def certify_scorer(
-    runner: GraphRunner, tokenizer: TextTokenizer, reference: ScorerReference, *, precision: str
+    runner: GraphRunner,
+    tokenizer: TextTokenizer,
+    reference: ScorerReference,
+    *,
+    precision: str,
+    progress: bool = False,
 ) -> dict[str, Any]:
     """Return the certificate of a scorer; see `certify_encoder`. Differences are in nats.
 
@@ -106,10 +116,10 @@ def certify_scorer(
     probes = make_probes(tokenizer, [""])
     catalogue = catalogue_probes(tokenizer, "", n_texts=_N_CATALOGUE)
     shown = [*probes, *catalogue]
-    got = {
-        size: (which, _log_softmax(rows)) for size, (which, rows) in _in_every_batch(runner, probes, catalogue).items()
-    }
-    wanted = dict(zip(shown, reference.log_probs([probe.ids for probe in shown]), strict=True))
+    with _comparing(shown, progress=progress) as advance:
+        outputs = _in_every_batch(runner, probes, catalogue, advance)
+        wanted = dict(zip(shown, reference.log_probs([probe.ids for probe in shown], advance=advance), strict=True))
+    got = {size: (which, _log_softmax(rows)) for size, (which, rows) in outputs.items()}
     diffs = {
         size: np.abs(rows - np.stack([wanted[probe] for probe in which])).max(axis=1)
         for size, (which, rows) in got.items()
@@ -138,8 +148,16 @@ def certify_scorer(
     return certificate
 
 
+@contextlib.contextmanager
+def _comparing(shown: list[Probe], *, progress: bool) -> Iterator[Advance]:
+    """Show how much went through the graph and through torch; what goes through again is not counted."""
+    n_tokens = 2 * sum(len(probe.ids) for probe in shown)
+    with bar(n_tokens, what="comparing with torch", unit="tokens", shown=progress) as advance:
+        yield advance
+
+
 def _in_every_batch(
-    runner: GraphRunner, probes: list[Probe], catalogue: list[Probe]
+    runner: GraphRunner, probes: list[Probe], catalogue: list[Probe], advance: Advance
 ) -> dict[int, tuple[list[Probe], Float32Array]]:
     """Return, for each batch size, texts and their outputs.
 
@@ -151,16 +169,22 @@ def _in_every_batch(
     limit = max(_SHORT, len(by_length[len(by_length) // 2].ids))  # half of them at least, behind a long prompt too
     short = [probe for probe in by_length if len(probe.ids) <= limit]
     others = [probe for probe in by_length if len(probe.ids) > limit]
-    batches = {1: [*probes, *others], 7: mixed, 64: short}
-    return {size: (which, _outputs(runner, which, size)) for size, which in batches.items()}
+    got = {7: (mixed, _outputs(runner, mixed, 7))}
+    for size, which in ((1, [*probes, *others]), (64, short)):
+        got[size] = which, _outputs(runner, which, size, advance=advance)
+    return got
 
 
-def _outputs(runner: GraphRunner, probes: Sequence[Probe], size: int, *, side: str = "right") -> Float32Array:
+def _outputs(
+    runner: GraphRunner, probes: Sequence[Probe], size: int, *, side: str = "right", advance: Advance | None = None
+) -> Float32Array:
     parts = []
     for at in range(0, len(probes), size):
         batch = probes[at : at + size]
         ids, prompt_tokens = [probe.ids for probe in batch], [probe.prompt_tokens for probe in batch]
         parts.append(runner.run(ids, side=side, prompt_tokens=prompt_tokens))
+        if advance:
+            advance(sum(map(len, ids)))
     return np.concatenate(parts)
 
 

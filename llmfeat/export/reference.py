@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,9 +15,11 @@ from llmfeat.export.source import ModelSource
 from llmfeat.export.trace import load_torch
 from llmfeat.types import Float32Array
 
-__all__ = ["EncoderReference", "ScorerReference"]
+__all__ = ["Advance", "EncoderReference", "ScorerReference"]
 
-_BATCH = 8
+Advance = Callable[[int], None]  # is told how many tokens were computed
+
+_BATCH, _AT_ONCE = 8, 64
 # Given a model that was never saved by it, sentence-transformers would put each text into the model's chat template.
 _PLAIN_TEXT = {
     "modality_config": {"text": {"method": "forward", "method_output_name": "last_hidden_state"}},
@@ -61,22 +63,24 @@ class EncoderReference:
         self._normalize = head.normalize
         self.name = f"sentence-transformers {module.__version__}, torch fp32"
 
-    def encode(self, probes: Sequence[Probe]) -> Float32Array:
+    def encode(self, probes: Sequence[Probe], *, advance: Advance) -> Float32Array:
         """Return the vectors of some texts after their prompts, float32 of shape ``(n_texts, dim)``."""
         rows: list[Float32Array | None] = [None] * len(probes)
         with quietly():
             for prompt in dict.fromkeys(probe.prompt for probe in probes):
                 places = [at for at, probe in enumerate(probes) if probe.prompt == prompt]
-                texts = [probes[at].text for at in places]
-                found = self._model.encode(
-                    texts,
-                    prompt=prompt,  # an empty one too: None would be the model's default
-                    batch_size=_BATCH,
-                    normalize_embeddings=self._normalize,  # once more, after the truncation
-                    show_progress_bar=False,
-                )
-                for at, row in zip(places, found, strict=True):
-                    rows[at] = row
+                for begin in range(0, len(places), _AT_ONCE):
+                    part = places[begin : begin + _AT_ONCE]
+                    found = self._model.encode(
+                        [probes[at].text for at in part],
+                        prompt=prompt,  # an empty one too: None would be the model's default
+                        batch_size=_BATCH,
+                        normalize_embeddings=self._normalize,  # once more, after the truncation
+                        show_progress_bar=False,
+                    )
+                    for at, row in zip(part, found, strict=True):
+                        rows[at] = row
+                    advance(sum(len(probes[at].ids) for at in part))
         return np.stack([row for row in rows if row is not None])
 
     def token_ids(self, text: str, *, prompt: str) -> list[int]:
@@ -102,11 +106,12 @@ class ScorerReference:
         version = import_optional("transformers", purpose="checking an export").__version__
         self.name = f"transformers {version}, torch fp32"
 
-    def log_probs(self, ids: Sequence[Sequence[int]]) -> Float32Array:
+    def log_probs(self, ids: Sequence[Sequence[int]], *, advance: Advance) -> Float32Array:
         """Return the log-probabilities of the token after each list, in nats, float32 of shape ``(n, vocab_size)``."""
         rows = []
         with self._torch.inference_mode():
             for row in ids:
                 logits = self._model(input_ids=self._torch.tensor([list(row)]), use_cache=False).logits[0, -1]
                 rows.append(self._torch.log_softmax(logits.double(), dim=-1).float().numpy())
+                advance(len(row))
         return np.stack(rows)

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import onnx
 
-__all__ = ["data_file", "load_graph", "save_graph"]
+__all__ = ["data_file", "light_copy", "load_graph", "put_back", "save_graph"]
 
 # A protocol buffer holds 2 GiB at most; the graph itself and its names need some of it.
 INLINE_BYTES = 2**31 - 2**27
+# Smaller tensors, such as shapes and axes, are read while a graph is changed: they stay inside.
+_SMALL_BYTES = 1024
+_PAGE_BYTES = 4096  # what starts at a page can be mapped into memory as it is
 
 
 def data_file(path: Path) -> Path:
@@ -29,12 +33,65 @@ def load_graph(path: Path) -> onnx.ModelProto:
 def save_graph(model: onnx.ModelProto, path: Path) -> list[Path]:
     """Write a graph, with its weights beside it when they are over 2 GB, and return the files that were made."""
     import onnx
-    from onnx.external_data_helper import load_external_data_for_model
 
+    large = {tensor.name for tensor in model.graph.initializer if len(tensor.raw_data) >= _SMALL_BYTES}
     if sum(len(tensor.raw_data) for tensor in model.graph.initializer) < INLINE_BYTES:
         onnx.save(model, str(path))
         return [path]
-    onnx.save(model, str(path), save_as_external_data=True, all_tensors_to_one_file=True, location=data_file(path).name)
-    # Saving moved the weights out of the model: they come back as they were.
-    load_external_data_for_model(model, str(path.parent))
+    # The library's own way moves the weights out of the model, which takes their memory twice to have them back.
+    light = light_copy(model, large)
+    with data_file(path).open("wb") as file:
+        for full, empty in zip(model.graph.initializer, light.graph.initializer, strict=True):
+            if full.name in large:
+                file.write(b"\0" * (-file.tell() % _PAGE_BYTES))
+                begin = file.tell()
+                _refer(empty, location=data_file(path).name, offset=begin, length=file.write(full.raw_data))
+    onnx.save(light, str(path))
     return [path, data_file(path)]
+
+
+def light_copy(model: onnx.ModelProto, without: Collection[str]) -> onnx.ModelProto:
+    """Return a copy of a graph in which the weights named by `without` have a type and a shape, but no data.
+
+    It cannot be saved before `put_back`: a weight without data says that it lies in a file of its own name.
+    """
+    import onnx
+
+    light = onnx.ModelProto()
+    _copy_fields(model, light, except_for="graph")
+    _copy_fields(model.graph, light.graph, except_for="initializer")
+    for tensor in model.graph.initializer:
+        if tensor.name not in without:
+            light.graph.initializer.append(tensor)
+            continue
+        empty = light.graph.initializer.add(name=tensor.name, data_type=tensor.data_type, dims=tensor.dims)
+        _refer(empty, location=tensor.name)
+    return light
+
+
+def put_back(light: onnx.ModelProto, model: onnx.ModelProto) -> None:
+    """Give the weights without data those of the graph that `light` is a copy of, in place."""
+    weights = {tensor.name: tensor for tensor in model.graph.initializer}
+    for tensor in light.graph.initializer:
+        if tensor.data_location == tensor.EXTERNAL:
+            tensor.CopyFrom(weights[tensor.name])
+
+
+def _refer(tensor: onnx.TensorProto, **where: Any) -> None:
+    """Say that a tensor's data are in a file."""
+    tensor.data_location = tensor.EXTERNAL
+    del tensor.external_data[:]
+    for key, value in where.items():
+        tensor.external_data.add(key=key, value=str(value))
+
+
+def _copy_fields(source: Any, target: Any, *, except_for: str) -> None:
+    for field, value in source.ListFields():
+        if field.name == except_for:
+            continue
+        if hasattr(value, "extend"):
+            getattr(target, field.name).extend(value)
+        elif hasattr(value, "CopyFrom"):
+            getattr(target, field.name).CopyFrom(value)
+        else:
+            setattr(target, field.name, value)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = ["OPSET", "load_torch", "trace"]
 
+_POOLER = "pooler."
 OPSET = 18  # the least that optimum recommends for BERT, and what the grafts are written for
 
 
@@ -55,6 +57,9 @@ def trace(source: ModelSource, *, kind: str) -> onnx.ModelProto:
             )
         except (ValueError, KeyError, RuntimeError, TypeError, NotImplementedError, AttributeError) as error:
             raise ExportError(f"optimum could not export {source.name} ({source.architecture}): {error}") from error
+        # The tracer leaves cycles that hold the whole model, which would stand beside the graph for long.
+        del model
+        gc.collect()
         return load_graph(Path(folder) / "model.onnx")
 
 
@@ -65,11 +70,24 @@ def load_torch(source: ModelSource, *, kind: str) -> Any:
     broken = import_optional("safetensors", purpose="exporting a model").SafetensorError
     auto = transformers.AutoModelForCausalLM if kind == "scorer" else transformers.AutoModel
     try:
-        return auto.from_pretrained(
-            str(source.path), dtype=torch.float32, local_files_only=True, trust_remote_code=False, use_safetensors=True
-        ).eval()
-    except (ValueError, OSError, KeyError, broken) as error:
+        model, loaded = auto.from_pretrained(
+            str(source.path),
+            dtype=torch.float32,
+            local_files_only=True,
+            trust_remote_code=False,
+            use_safetensors=True,
+            output_loading_info=True,
+        )
+    except (ValueError, OSError, KeyError, RuntimeError, broken) as error:
         raise ExportError(f"{source.name} ({source.architecture}) cannot be loaded: {error}") from error
+    # What is missing was drawn at random. The pooler of BERT is left out of many checkpoints, and of every graph.
+    missing = sorted(name for name in loaded["missing_keys"] if not name.startswith(_POOLER))
+    if missing:
+        raise ExportError(
+            f"{source.name} ({source.architecture}) lacks {len(missing)} weights of the {kind}, such as {missing[0]!r}: "
+            "export a whole checkpoint" + (", or with kind='encoder'" if kind == "scorer" else "")
+        )
+    return model.eval()
 
 
 def _unlisted(source: ModelSource, *, task: str) -> dict[str, Any] | None:
