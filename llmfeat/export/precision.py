@@ -117,12 +117,14 @@ def smooth(model: onnx.ModelProto, feeds: Sequence[Feeds]) -> None:
         if node.output[0] in before:
             nodes.append(before[node.output[0]])
         nodes.append(node)
-    # A weight that was replaced is dropped, unless something else reads it too, such as a table of words.
-    read = {name for node in nodes for name in node.input}
-    kept = [tensor for tensor in model.graph.initializer if tensor.name in read or tensor.name not in replaced]
-    del model.graph.node[:], model.graph.initializer[:]
+    del model.graph.node[:]
     model.graph.node.extend(nodes)
-    model.graph.initializer.extend(kept)
+    # A weight that was replaced is dropped, unless something else reads it too, such as a table of words. In place:
+    # the copy of a list cannot hold over 2 GB.
+    read = {name for node in nodes for name in node.input}
+    for at in reversed(range(len(model.graph.initializer))):
+        if (name := model.graph.initializer[at].name) in replaced and name not in read:
+            del model.graph.initializer[at]
 
 
 def _note_types(model: onnx.ModelProto) -> None:

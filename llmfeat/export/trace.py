@@ -84,8 +84,8 @@ def load_torch(source: ModelSource, *, kind: str) -> Any:
     missing = sorted(name for name in loaded["missing_keys"] if not name.startswith(_POOLER))
     if missing:
         raise ExportError(
-            f"{source.name} ({source.architecture}) lacks {len(missing)} weights of the {kind}, such as {missing[0]!r}: "
-            "export a whole checkpoint" + (", or with kind='encoder'" if kind == "scorer" else "")
+            f"{source.name} ({source.architecture}) lacks {len(missing)} weights of the {kind}, such as "
+            f"{missing[0]!r}: export a whole checkpoint" + (", or with kind='encoder'" if kind == "scorer" else "")
         )
     return model.eval()
 
