@@ -15,8 +15,9 @@ help:  ## show this
 demo: $(VENV)/.all  ## what LLM features add, on real data: MovieLens-100K, LightGBM, Feast
 	$(BIN)/llmfeat demo --out $(OUT) --feature-repo feature_repo
 
+# A process per core, of one thread each: torch's and ONNX Runtime's threads would only get in each other's way.
 test: lint  ## lint, types, layers, then the tests
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile
 
 lint: $(VENV)/.dev  ## what CI holds besides the tests
 	$(BIN)/ruff format --check .
