@@ -121,9 +121,9 @@ def _rows(
 
 def _runner(artifact: Any) -> Callable[[], object]:
     from llmfeat import TextEncoder
+    from llmfeat.artifact import TextTokenizer
     from llmfeat.export.runner import GraphRunner
     from llmfeat.export.sample import sample_texts
-    from llmfeat.export.tokenizer import TextTokenizer
 
     texts, spec = sample_texts(N_TIMED, seed=4), artifact.spec
     if spec.kind == "encoder":

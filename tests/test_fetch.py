@@ -19,7 +19,7 @@ from tests.tiny_models import save_tiny
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 
 
-def write_gguf(model, path):
+def write_gguf(model, path, *, without=""):
     """Write a tiny Llama's folder as llama.cpp's converter does: its tensors' names, its order of rotary pairs."""
     import gguf
     from safetensors.numpy import load_file
@@ -58,6 +58,8 @@ def write_gguf(model, path):
         "mlp.down_proj": "ffn_down",
     }
     for name, tensor in load_file(model / "model.safetensors").items():
+        if name == without:
+            continue
         if name.startswith("model.layers."):
             layer, _, rest = name.removeprefix("model.layers.").partition(".")
             part = rest.removesuffix(".weight")
@@ -85,6 +87,13 @@ def test_a_gguf_file_gives_what_its_weights_give(tmp_path):
     texts = ["steel bottle, 750 ml", "a"]
     # Another order of the same additions: the rotary pairs went there and back.
     np.testing.assert_allclose(TextEncoder(artifact).encode(texts), TextEncoder(plain).encode(texts), atol=1e-5)
+
+
+def test_a_gguf_file_that_lacks_a_weight(tmp_path):
+    model = save_tiny("llama", tmp_path / "model")
+    write_gguf(model, tmp_path / "model.gguf", without="model.layers.1.mlp.down_proj.weight")
+    with pytest.raises(ExportError, match=r"model\.gguf lacks 1 weights, such as 'model\.layers\.1\.mlp\.down_proj"):
+        export_model(tmp_path / "model.gguf", tmp_path / "artifact")
 
 
 def test_a_file_that_is_no_gguf(tmp_path):
@@ -156,8 +165,10 @@ class TestFolders:
         (folder / "evil.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\nclass Evil: pass\n")
         code = "import sys; from llmfeat import export_model; export_model(sys.argv[1], sys.argv[2])"
         command = [sys.executable, "-W", "ignore", "-c", code, str(folder), str(tmp_path / "artifact")]
-        subprocess.run(command, input="y\n" * 9, text=True, capture_output=True, check=False, timeout=120)
+        done = subprocess.run(command, input="y\n" * 9, text=True, capture_output=True, check=False, timeout=120)
         assert not (tmp_path / "ran").exists()
+        # Without its code it is a plain BERT, or refused.
+        assert done.returncode == 0 or "ExportError: sentence-transformers" in done.stderr, done.stderr
 
     def test_files_that_are_broken(self, models, tmp_path):
         folder = shutil.copytree(models["bert"], tmp_path / "model")

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from llmfeat import ModelArtifact, TextEncoder, export_model
+from llmfeat.artifact import TextTokenizer
 from llmfeat.errors import InputError, LLMFeatWarning, ParityError
 from llmfeat.export import parity, storage
 from llmfeat.export.runner import GraphRunner
-from llmfeat.export.tokenizer import TextTokenizer
 from tests.tiny_models import TEXTS
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")

@@ -2,5 +2,6 @@
 
 from llmfeat.artifact.model import ModelArtifact
 from llmfeat.artifact.spec import ArtifactSpec, FileRecord
+from llmfeat.artifact.tokenizer import TextTokenizer
 
-__all__ = ["ArtifactSpec", "FileRecord", "ModelArtifact"]
+__all__ = ["ArtifactSpec", "FileRecord", "ModelArtifact", "TextTokenizer"]

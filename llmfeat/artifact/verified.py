@@ -18,16 +18,14 @@ def verified_sha256(path: Path) -> str:
     """
     state = path.stat()
     seen = [state.st_size, state.st_mtime_ns, state.st_ctime_ns, state.st_ino]
+    name = f"{text_sha256(str(path.resolve()))[:32]}.json"
     try:
-        note = cache_dir("verified") / f"{text_sha256(str(path.resolve()))[:32]}.json"
-        known = json.loads(note.read_text(encoding="utf-8"))
+        known = json.loads((cache_dir("verified") / name).read_text(encoding="utf-8"))
     except (OSError, json.JSONDecodeError):
         known = {}
     if isinstance(known, dict) and known.get("seen") == seen and isinstance(known.get("sha256"), str):
         return str(known["sha256"])
     digest = file_sha256(path)
     with contextlib.suppress(OSError):  # a home that cannot be written to
-        folder = cache_dir("verified")
-        body = json.dumps({"seen": seen, "sha256": digest})
-        atomic_write(folder / f"{text_sha256(str(path.resolve()))[:32]}.json", body.encode())
+        atomic_write(cache_dir("verified") / name, json.dumps({"seen": seen, "sha256": digest}).encode())
     return digest

@@ -10,9 +10,8 @@ from typing import Any
 import numpy as np
 
 from llmfeat._base.files import canonical_json, text_sha256
-from llmfeat._base.optional import import_optional
 from llmfeat._base.progress import bar
-from llmfeat.artifact import ModelArtifact
+from llmfeat.artifact import ModelArtifact, TextTokenizer
 from llmfeat.encode.backend import Backend, OnnxRuntimeCpu
 from llmfeat.errors import ArtifactCorruptError, InputError
 from llmfeat.text import ItemTemplate
@@ -119,7 +118,9 @@ class TextEncoder:
     def count_tokens(self, texts: Sequence[str], *, role: str = "document") -> Int64Array:
         """Return the number of tokens of each text after cutting, special tokens and the prompt's included, int64."""
         prompt = self._prompt(role)
-        return np.array([len(ids) for ids in self._tokenize([prompt + text for text in texts])], dtype=np.int64)
+        return np.array(
+            [len(ids) for ids in self._tokenizer.batch_ids([prompt + text for text in texts])], dtype=np.int64
+        )
 
     def _prompt(self, role: str) -> str:
         prompts = {"document": self.artifact.spec.document_prompt, "query": self.artifact.spec.query_prompt}
@@ -128,8 +129,8 @@ class TextEncoder:
         return prompts[role]
 
     def _encode_distinct(self, texts: list[str], prompt: str, *, progress: bool) -> Float32Array:
-        ids = self._tokenize(texts)
-        prompt_tokens = self._count_prompt_tokens(prompt)
+        ids = self._tokenizer.batch_ids(texts)
+        prompt_tokens = self._tokenizer.prompt_tokens(prompt)
         lengths = np.array([len(row) for row in ids], dtype=np.int64)
         padded = bucket_lengths(lengths, max_tokens=self.artifact.spec.max_tokens)
         vectors = np.empty((len(texts), self.dim), dtype=np.float32)
@@ -154,19 +155,6 @@ class TextEncoder:
                 for begin in range(0, len(bucket), n_rows):
                     yield bucket[begin : begin + n_rows]
 
-    def _tokenize(self, texts: Sequence[str]) -> list[Int64Array]:
-        # An empty text without any token is one padding token, seen: a row of nothing has no vector.
-        nothing = [self.artifact.spec.pad_token_id]
-        encodings: list[Any] = self._tokenizer.encode_batch_fast(list(texts))
-        return [np.array(encoding.ids or nothing, dtype=np.int64) for encoding in encodings]
-
-    def _count_prompt_tokens(self, prompt: str) -> int:
-        """Return how many tokens stand before what follows the prompt, those at the begin of every text included."""
-        if not prompt:
-            return 0
-        encoding = self._tokenizer.encode(prompt)
-        return len(encoding.ids) - int(sum(encoding.special_tokens_mask[-1:]))
-
     def _check_unchanged(self) -> None:
         """Refuse a folder that was replaced since this encoder was made, perhaps in another process."""
         there = ModelArtifact.load(self.artifact.path).fingerprint
@@ -182,15 +170,15 @@ class TextEncoder:
         return OnnxRuntimeCpu(self.artifact.graph_path, threads=self.threads)
 
     @cached_property
-    def _tokenizer(self) -> Any:
+    def _tokenizer(self) -> TextTokenizer:
         self._check_unchanged()
-        tokenizer = import_optional("tokenizers", purpose="encoding").Tokenizer.from_file(
-            str(self.artifact.tokenizer_path)
-        )
-        tokenizer.no_padding()
         spec = self.artifact.spec
-        tokenizer.enable_truncation(spec.max_tokens, direction=spec.truncation_side)
-        return tokenizer
+        return TextTokenizer(
+            self.artifact.tokenizer_path,
+            max_tokens=spec.max_tokens,
+            pad_id=spec.pad_token_id,
+            side=spec.truncation_side,
+        )
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave the session and the tokenizer out: they are opened again on use."""

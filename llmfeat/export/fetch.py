@@ -15,7 +15,7 @@ from llmfeat._base.optional import import_optional
 from llmfeat._base.wheels import PinnedWheel
 from llmfeat.errors import DownloadError, ExportError
 from llmfeat.export.quiet import quietly
-from llmfeat.export.source import ModelSource
+from llmfeat.export.source import ModelSource, require_weights
 
 __all__ = ["is_non_commercial", "open_source"]
 
@@ -177,13 +177,16 @@ def _dequantize(gguf: Path, folder: Path) -> str | None:
     }
     try:
         with quietly():
-            model = transformers.AutoModelForCausalLM.from_pretrained(**where, dtype=torch.float32)
+            model, loaded = transformers.AutoModelForCausalLM.from_pretrained(
+                **where, dtype=torch.float32, output_loading_info=True
+            )
             tokenizer = transformers.AutoTokenizer.from_pretrained(**where)
     except (ValueError, KeyError, NotImplementedError) as error:
         raise ExportError(
             f"transformers {transformers.__version__} cannot read {gguf.name}: {error} "
             "Export the original model instead"
         ) from error
+    require_weights(gguf.name, loaded)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     licence = reader.get_field("general.license")

@@ -95,10 +95,10 @@ def fuse(model: onnx.ModelProto, source: ModelSource, *, attention: bool = True)
             optimization_options=options,
             opt_level=0,
         ).model
+        put_back(fused_model, model)
     except Exception as error:
         # A pattern that almost fits fails in ways of its own; the graph as it was traced is as right, only slower.
         raise GraphError(f"ONNX Runtime's fusions failed: {type(error).__name__}: {error}") from error
-    put_back(fused_model, model)
     after = _count(fused_model)
     fused = {name: after[name] for name in _FUSED if after[name]}
     if not any(entry.domain == _MICROSOFT for entry in fused_model.opset_import):

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llmfeat._base.progress import spinner
+from llmfeat.artifact import TextTokenizer
 from llmfeat.export.digest import graph_sha256
 from llmfeat.export.fuse import Fusions, fuse, unfused
 from llmfeat.export.graft import HIDDEN, LOGITS, graft_head, graft_last_logits, graft_positions, trim_rotary
@@ -20,7 +21,6 @@ from llmfeat.export.reference import EncoderReference, ScorerReference
 from llmfeat.export.runner import GraphError, GraphRunner, graph_inputs, make_feeds
 from llmfeat.export.source import ModelSource
 from llmfeat.export.storage import data_file, save_graph
-from llmfeat.export.tokenizer import TextTokenizer
 from llmfeat.export.trace import trace
 
 if TYPE_CHECKING:

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 
 from llmfeat._base.progress import bar
+from llmfeat.artifact import TextTokenizer
 from llmfeat.export.probes import Probe, catalogue_probes, make_probes
 from llmfeat.export.reference import Advance, EncoderReference, ScorerReference
 from llmfeat.export.runner import GraphRunner
-from llmfeat.export.tokenizer import TextTokenizer
 from llmfeat.types import Float32Array, Float64Array
 
 __all__ = ["LEAST_COSINE", "LEAST_OVERLAP", "MOST_LOG_PROB_DIFF", "certify_encoder", "certify_scorer"]

@@ -11,7 +11,7 @@ import numpy as np
 from llmfeat.export.sample import AWKWARD_TEXTS, sample_texts
 
 if TYPE_CHECKING:
-    from llmfeat.export.tokenizer import TextTokenizer
+    from llmfeat.artifact import TextTokenizer
 
 __all__ = ["Probe", "catalogue_probes", "make_probes"]
 

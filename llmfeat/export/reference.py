@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from llmfeat._base.optional import import_optional
+from llmfeat.errors import ExportError
 from llmfeat.export.head import EmbeddingHead
 from llmfeat.export.probes import Probe
 from llmfeat.export.quiet import quietly
@@ -45,16 +46,14 @@ class EncoderReference:
 
     def __init__(self, source: ModelSource, head: EmbeddingHead, *, max_tokens: int) -> None:
         module = import_optional("sentence_transformers", purpose="checking an export")
-        parts = import_optional("sentence_transformers.models", purpose="checking an export")
-        with quietly():
-            if head.stated:
-                model = module.SentenceTransformer(str(source.root), device="cpu", **_NO_CODE)
-                model[1].pooling_mode = _ST_POOLING[head.pooling]
-            else:
-                keywords = {f"{part}_kwargs": dict(_NO_CODE) for part in ("model", "processor", "config")}
-                transformer = parts.Transformer(str(source.path), **_PLAIN_TEXT, **keywords)
-                pooling = parts.Pooling(head.hidden_size, pooling_mode=_ST_POOLING[head.pooling])
-                model = module.SentenceTransformer(modules=[transformer, pooling], device="cpu")
+        try:
+            with quietly():
+                model = _load(source, head)
+        except (ValueError, OSError) as error:
+            raise ExportError(
+                f"sentence-transformers {module.__version__} cannot load {source.name}, to compare with it: {error} "
+                "(llmfeat runs no code that comes with a model)"
+            ) from error
         model.max_seq_length = max_tokens
         model.truncate_dim = head.dim
         if model.tokenizer.pad_token is None:
@@ -115,3 +114,16 @@ class ScorerReference:
                 rows.append(self._torch.log_softmax(logits.double(), dim=-1).float().numpy())
                 advance(len(row))
         return np.stack(rows)
+
+
+def _load(source: ModelSource, head: EmbeddingHead) -> Any:
+    module = import_optional("sentence_transformers", purpose="checking an export")
+    parts = import_optional("sentence_transformers.models", purpose="checking an export")
+    if head.stated:
+        model = module.SentenceTransformer(str(source.root), device="cpu", **_NO_CODE)
+        model[1].pooling_mode = _ST_POOLING[head.pooling]
+        return model
+    keywords = {f"{part}_kwargs": dict(_NO_CODE) for part in ("model", "processor", "config")}
+    transformer = parts.Transformer(str(source.path), **_PLAIN_TEXT, **keywords)
+    pooling = parts.Pooling(head.hidden_size, pooling_mode=_ST_POOLING[head.pooling])
+    return module.SentenceTransformer(modules=[transformer, pooling], device="cpu")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -12,7 +13,7 @@ from llmfeat._base.optional import import_optional
 from llmfeat.errors import ExportError
 from llmfeat.export.quiet import quietly
 
-__all__ = ["ModelSource"]
+__all__ = ["ModelSource", "require_weights"]
 
 # Families whose positions begin after the padding token's id, so that fewer are usable than the table has rows.
 _POSITIONS_AFTER_PADDING = {
@@ -28,6 +29,7 @@ _POSITIONS_AFTER_PADDING = {
     "xmod",
 }
 _DECODER_TOKENS = 512
+_POOLER = "pooler."
 # The names that sentence-transformers has given to one file, in its order.
 _SETTINGS = tuple(
     f"sentence_{family}_config.json"
@@ -193,3 +195,22 @@ class ModelSource:
             if found := self.read_json(name, at=self.path):
                 return dict(found)
         return {}
+
+
+def require_weights(name: str, loaded: Mapping[str, Any]) -> None:
+    """Refuse a checkpoint that lacks weights, which transformers draws at random.
+
+    Parameters
+    ----------
+    name : str
+        How to speak of the model.
+    loaded : mapping
+        What ``from_pretrained(..., output_loading_info=True)`` says.
+    """
+    # The pooler of BERT is left out of many checkpoints, and of every graph.
+    missing = sorted(weight for weight in loaded["missing_keys"] if not weight.startswith(_POOLER))
+    if missing:
+        raise ExportError(
+            f"{name} lacks {len(missing)} weights, such as {missing[0]!r}: export a whole checkpoint; a model without "
+            "a vocabulary product is no scorer"
+        )

@@ -34,10 +34,11 @@ def save_graph(model: onnx.ModelProto, path: Path) -> list[Path]:
     """Write a graph, with its weights beside it when they are over 2 GB, and return the files that were made."""
     import onnx
 
-    large = {tensor.name for tensor in model.graph.initializer if len(tensor.raw_data) >= _SMALL_BYTES}
-    if sum(len(tensor.raw_data) for tensor in model.graph.initializer) < INLINE_BYTES:
+    sizes = {tensor.name: len(tensor.raw_data) for tensor in model.graph.initializer}
+    if sum(sizes.values()) < INLINE_BYTES:
         onnx.save(model, str(path))
         return [path]
+    large = {name for name, n_bytes in sizes.items() if n_bytes >= _SMALL_BYTES}
     # The library's own way moves the weights out of the model, which takes their memory twice to have them back.
     light = light_copy(model, large)
     with data_file(path).open("wb") as file:

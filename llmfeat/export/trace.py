@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from llmfeat._base.optional import import_optional
 from llmfeat.errors import ExportError
 from llmfeat.export.quiet import quietly
-from llmfeat.export.source import ModelSource
+from llmfeat.export.source import ModelSource, require_weights
 from llmfeat.export.storage import load_graph
 
 if TYPE_CHECKING:
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 
 __all__ = ["OPSET", "load_torch", "trace"]
 
-_POOLER = "pooler."
 OPSET = 18  # the least that optimum recommends for BERT, and what the grafts are written for
 
 
@@ -80,13 +79,7 @@ def load_torch(source: ModelSource, *, kind: str) -> Any:
         )
     except (ValueError, OSError, KeyError, RuntimeError, broken) as error:
         raise ExportError(f"{source.name} ({source.architecture}) cannot be loaded: {error}") from error
-    # What is missing was drawn at random. The pooler of BERT is left out of many checkpoints, and of every graph.
-    missing = sorted(name for name in loaded["missing_keys"] if not name.startswith(_POOLER))
-    if missing:
-        raise ExportError(
-            f"{source.name} ({source.architecture}) lacks {len(missing)} weights of the {kind}, such as "
-            f"{missing[0]!r}: export a whole checkpoint" + (", or with kind='encoder'" if kind == "scorer" else "")
-        )
+    require_weights(f"{source.name} ({source.architecture})", loaded)
     return model.eval()
 
 
