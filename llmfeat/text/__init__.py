@@ -1,5 +1,6 @@
 """Rows to strings."""
 
+from llmfeat.text.history import HistoryTemplate
 from llmfeat.text.template import ItemTemplate
 
-__all__ = ["ItemTemplate"]
+__all__ = ["HistoryTemplate", "ItemTemplate"]
