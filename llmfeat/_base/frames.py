@@ -125,8 +125,8 @@ def time_column(data: Any, name: str, *, what: str) -> Int64Array:
 def to_us(values: Any, *, what: str = "timestamps") -> Int64Array:
     """Return times in microseconds since 1970-01-01 UTC, int64.
 
-    Datetimes with a zone are converted; naive ones are taken as UTC, with a warning. Numbers are epochs whose
-    unit (s, ms, us) is told by their size.
+    Datetimes, and ISO 8601 texts, with a zone are converted; naive ones are taken as UTC, with a warning. Numbers are
+    epochs whose unit (s, ms, us) is told by their size.
 
     Raises
     ------
@@ -139,6 +139,8 @@ def to_us(values: Any, *, what: str = "timestamps") -> Int64Array:
     n_null = array.null_count + (_count_nan(array) if pa.types.is_floating(array.type) else 0)
     if n_null:
         raise TimestampError(f"{what} has {n_null} null times of {len(array)}: drop or fill those rows")
+    if pa.types.is_string(array.type) or pa.types.is_large_string(array.type):
+        array = _parsed_times(array, what=what)
     if pa.types.is_timestamp(array.type):
         if array.type.tz is None:
             warnings.warn(f"{what} has no time zone: taken as UTC", LLMFeatWarning, stacklevel=3)
@@ -158,6 +160,16 @@ def _count_nan(array: pa.Array) -> int:
 
 def _is_binary(kind: pa.DataType) -> bool:
     return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_fixed_size_binary(kind))
+
+
+def _parsed_times(texts: pa.Array, *, what: str) -> pa.Array:
+    """Return ISO 8601 texts as timestamps, with a zone where all of them have one."""
+    for kind in (pa.timestamp("us", "UTC"), pa.timestamp("us")):
+        try:
+            return texts.cast(kind)
+        except pa.ArrowInvalid:
+            continue
+    raise TimestampError(f"{what} holds texts that are no ISO 8601 times, such as 2026-01-31T12:00:00Z: convert it")
 
 
 def _epochs_to_us(numbers: np.ndarray[Any, Any], *, what: str) -> Int64Array:
