@@ -14,10 +14,13 @@
     + ArtifactSchemaError (ValueError)
   x ExportError (RuntimeError)
     + ParityError
+  x BackendError (RuntimeError)
+  x CacheError (OSError)
   x TableError
     + TableNotFoundError (FileNotFoundError)
     + TableCorruptError (ValueError)
     + TableFingerprintError (ValueError)
+    + TableWriteError (OSError)
   x StoreError (RuntimeError)
     + StoreConfigError
     + StoreWriteError
@@ -36,6 +39,8 @@ __all__ = [
     "ArtifactNotFoundError",
     "ArtifactPathError",
     "ArtifactSchemaError",
+    "BackendError",
+    "CacheError",
     "DownloadError",
     "DuplicateIdError",
     "EmptyInputError",
@@ -53,6 +58,7 @@ __all__ = [
     "TableError",
     "TableFingerprintError",
     "TableNotFoundError",
+    "TableWriteError",
     "TemplateError",
     "TimestampError",
 ]
@@ -118,6 +124,14 @@ class ParityError(ExportError):
     """The exported graph does not give the vectors of the model it came from."""
 
 
+class BackendError(LLMFeatError, RuntimeError):
+    """What is to run a model is not installed, or does not work here."""
+
+
+class CacheError(LLMFeatError, OSError):
+    """A cache of vectors that cannot be used."""
+
+
 class TableError(LLMFeatError):
     """A vector table that cannot be used."""
 
@@ -132,6 +146,10 @@ class TableCorruptError(TableError, ValueError):
 
 class TableFingerprintError(TableError, ValueError):
     """Vectors of another model, backend or template than the ones that are expected."""
+
+
+class TableWriteError(TableError, OSError):
+    """A table that cannot be written: another process writes to it, the folder is read-only, or the disk is full."""
 
 
 class StoreError(LLMFeatError, RuntimeError):

@@ -15,6 +15,7 @@ _EXTRA_OF = {
     "huggingface_hub": "export",
     "pandas": "feast",
     "lightgbm": "lightgbm",
+    "lmdb": "cpu",
     "onnx": "export",
     "onnxruntime": "cpu",
     "optimum": "export",
