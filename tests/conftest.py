@@ -114,6 +114,8 @@ def write_artifact(folder: Path, *, seed: int = 0, around: str = "[CLS] $A [SEP]
 @pytest.fixture(autouse=True)
 def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LLMFEAT_CACHE_DIR", str(tmp_path_factory.mktemp("cache")))
+    # Right answers are those of float32; what else runs a model has tests of its own.
+    monkeypatch.setenv("LLMFEAT_BACKEND", "onnxruntime-cpu")
 
 
 @pytest.fixture(scope="session")

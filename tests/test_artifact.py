@@ -9,8 +9,8 @@ import pytest
 from onnx import numpy_helper
 
 from llmfeat import ModelArtifact
+from llmfeat._base import verified
 from llmfeat._base.files import cache_dir, canonical_json, file_sha256, text_sha256
-from llmfeat.artifact import verified
 from llmfeat.errors import (
     ArtifactCorruptError,
     ArtifactNotFoundError,

@@ -3,24 +3,37 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from typing import Protocol
 
-__all__ = ["bar", "spinner"]
+__all__ = ["Advance", "bar", "spinner"]
+
+
+class Advance(Protocol):
+    """Moves a bar on."""
+
+    def __call__(self, steps: int, note: str = "") -> None:
+        """Move it on by `steps`, and show `note` at its end."""
+        ...
 
 
 @contextlib.contextmanager
-def bar(total: int, *, what: str, unit: str, shown: bool = True) -> Iterator[Callable[[int], None]]:
-    """Yield a function that moves a bar named `what` on by so many of `total` units."""
+def bar(total: int | None, *, what: str, unit: str, shown: bool = True) -> Iterator[Advance]:
+    """Yield a function that moves a bar named `what` on by so many of `total` units, and may say something beside it.
+
+    Without a total the bar pulses, and the units are counted.
+    """
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     console = Console(stderr=True)
+    if not (shown and console.is_terminal):
+        yield lambda steps, note="": None
+        return
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn(unit))
-    with Progress(
-        *columns, TimeRemainingColumn(), console=console, disable=not (shown and console.is_terminal)
-    ) as progress:
-        task = progress.add_task(what, total=total)
-        yield lambda steps: progress.advance(task, steps)
+    with Progress(*columns, TimeRemainingColumn(), TextColumn("{task.fields[note]}"), console=console) as progress:
+        task = progress.add_task(what, total=total, note="")
+        yield lambda steps, note="": progress.update(task, advance=steps, note=note)
 
 
 @contextlib.contextmanager

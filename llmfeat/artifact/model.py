@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Self
 
+from llmfeat._base.verified import verified_sha256
 from llmfeat.artifact.spec import ArtifactSpec
-from llmfeat.artifact.verified import verified_sha256
 from llmfeat.errors import ArtifactCorruptError, ArtifactNotFoundError, ArtifactPathError, LLMFeatWarning
 
 __all__ = ["GRAPH_FILE", "SPEC_FILE", "TOKENIZER_FILE", "ModelArtifact"]

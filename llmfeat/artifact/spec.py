@@ -12,10 +12,12 @@ from typing import Any, Self
 from llmfeat._base.files import canonical_json, text_sha256
 from llmfeat.errors import ArtifactCorruptError, ArtifactSchemaError
 
-__all__ = ["KINDS", "SCHEMA", "ArtifactSpec", "FileRecord"]
+__all__ = ["KINDS", "REFERENCE_NUMERICS", "SCHEMA", "ArtifactSpec", "FileRecord"]
 
 SCHEMA = 2
 KINDS = ("encoder", "scorer")
+# What an exported graph is certified with, and what other numerics classes are compared with.
+REFERENCE_NUMERICS = "onnxruntime-cpu"
 
 
 @dataclass(frozen=True)
@@ -73,7 +75,8 @@ class ArtifactSpec:
     versions : mapping of str to str
         The libraries that exported it.
     parity : mapping
-        The certificate: the comparison with the model in torch. What it missed is listed under ``failures``.
+        The certificate: the comparison with the model in torch. What it missed is listed under ``failures``; how near
+        other numerics classes come is added under ``numerics``.
     """
 
     kind: str
@@ -133,6 +136,13 @@ class ArtifactSpec:
     def failures(self) -> list[str]:
         """What the certificate missed, in words; such an artifact was written by force."""
         return list(self.parity.get("failures", ()))
+
+    def agreement(self, numerics: str) -> float | None:
+        """Return the least cosine measured between a numerics class and ONNX Runtime on the processor, or None."""
+        if numerics == REFERENCE_NUMERICS:
+            return 1.0
+        found = self.parity.get("numerics", {}).get(numerics)
+        return None if found is None else float(found["cosine_min"])
 
     def to_json(self) -> str:
         """Return the text of ``artifact.json``."""

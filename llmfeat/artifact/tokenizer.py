@@ -3,12 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from llmfeat._base.optional import import_optional
+from llmfeat.errors import InputError
+from llmfeat.types import Int64Array
 
 __all__ = ["TextTokenizer"]
+
+# A text of more characters is tokenized from its near end only, as far as its limit reaches.
+_LONG_CHARACTERS = 200_000
+# So many times the limit: where a text is cut can change the tokens beside the cut, never those so far from it.
+_SPARE = 4
 
 
 class TextTokenizer:
@@ -30,6 +41,7 @@ class TextTokenizer:
         self._tokenizer: Any = import_optional("tokenizers", purpose="encoding").Tokenizer.from_file(str(path))
         self._tokenizer.no_padding()
         self._tokenizer.enable_truncation(max_tokens, direction=side)
+        self._path = path
         self.max_tokens = max_tokens
         self.side = side
         self.pad_id = pad_id
@@ -46,7 +58,28 @@ class TextTokenizer:
     def batch_ids(self, texts: Sequence[str]) -> list[list[int]]:
         """Return the token ids of each text, computed on all cores."""
         # An empty text without any token is one padding token, seen: a row of nothing has no vector.
-        return [encoding.ids or [self.pad_id] for encoding in self._tokenizer.encode_batch_fast(list(texts))]
+        near = [
+            text if len(text) <= _LONG_CHARACTERS else self._near_end(text, self.max_tokens, side=self.side)
+            for text in texts
+        ]
+        return [encoding.ids or [self.pad_id] for encoding in self._tokenizer.encode_batch_fast(near)]
+
+    def flat_ids(self, texts: Sequence[str]) -> tuple[Int64Array, Int64Array]:
+        """Return the token ids of all texts one after another, and the number of each text's, both int64."""
+        ids = self.batch_ids(texts)
+        lengths = np.fromiter(map(len, ids), np.int64, len(ids))
+        return np.fromiter(chain.from_iterable(ids), np.int64, int(lengths.sum())), lengths
+
+    def truncate(self, texts: Sequence[str], n_tokens: int) -> list[str]:
+        """Return each text cut behind its first `n_tokens` tokens, special ones and prompts not counted."""
+        if n_tokens < 1:
+            raise InputError(f"n_tokens={n_tokens!r}, but at least 1 was expected")
+        near = [text if len(text) <= _LONG_CHARACTERS else self._near_end(text, n_tokens) for text in texts]
+        cut = []
+        for text, encoding in zip(texts, self._whole.encode_batch(near, add_special_tokens=False), strict=True):
+            ends = encoding.offsets
+            cut.append(text if len(ends) <= n_tokens else text[: ends[n_tokens - 1][1]])
+        return cut
 
     def counts_any(self, text: str) -> bool:
         """Return whether a text has any token, special ones included."""
@@ -61,7 +94,25 @@ class TextTokenizer:
 
     def token_ends(self, text: str) -> list[int]:
         """Return, for each token of a text, where in the text it ends, however long the text is."""
-        self._tokenizer.no_truncation()
-        ends = [end for _, end in self._tokenizer.encode(text, add_special_tokens=False).offsets]
-        self._tokenizer.enable_truncation(self.max_tokens, direction=self.side)
-        return ends
+        return [end for _, end in self._whole.encode(text, add_special_tokens=False).offsets]
+
+    def _near_end(self, text: str, n_tokens: int, *, side: str = "right") -> str:
+        """Return as much of a very long text as its first (or last) tokens can depend on.
+
+        A text of 10 MB costs seconds and a gigabyte to tokenize; what is behind the cut does not.
+        """
+        size = _LONG_CHARACTERS
+        while size < len(text):
+            near = text[:size] if side == "right" else text[-size:]
+            if len(self._whole.encode(near, add_special_tokens=False).ids) >= _SPARE * n_tokens:
+                return near
+            size *= 2  # white space, or words that are one unknown token
+        return text
+
+    @cached_property
+    def _whole(self) -> Any:
+        """The tokenizer without a limit: a second one, since other threads use the first."""
+        tokenizer = import_optional("tokenizers", purpose="encoding").Tokenizer.from_file(str(self._path))
+        tokenizer.no_padding()
+        tokenizer.no_truncation()
+        return tokenizer

@@ -1,7 +1,21 @@
 """Strings to vectors."""
 
+from llmfeat.encode.agreement import certify_backend
+from llmfeat.encode.cache import VectorCache
 from llmfeat.encode.engine import TextEncoder
-from llmfeat.encode.incremental import EncodeSummary, encode_table
+from llmfeat.encode.generations import PruneSummary, prune_table
+from llmfeat.encode.incremental import EncodePlan, EncodeSummary, encode_table, plan_table
 from llmfeat.encode.table import VectorTable
 
-__all__ = ["EncodeSummary", "TextEncoder", "VectorTable", "encode_table"]
+__all__ = [
+    "EncodePlan",
+    "EncodeSummary",
+    "PruneSummary",
+    "TextEncoder",
+    "VectorCache",
+    "VectorTable",
+    "certify_backend",
+    "encode_table",
+    "plan_table",
+    "prune_table",
+]

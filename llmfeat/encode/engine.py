@@ -2,36 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from llmfeat._base.ahead import ahead
 from llmfeat._base.files import canonical_json, text_sha256
 from llmfeat._base.progress import bar
 from llmfeat.artifact import ModelArtifact, TextTokenizer
-from llmfeat.encode.backend import Backend, OnnxRuntimeCpu
-from llmfeat.errors import ArtifactCorruptError, InputError
+from llmfeat.encode.backends import Backend, open_backend
+from llmfeat.encode.cache import VectorCache
+from llmfeat.encode.pipeline import Tally, encode_distinct
+from llmfeat.errors import ArtifactCorruptError, BackendError, InputError
 from llmfeat.text import ItemTemplate
-from llmfeat.types import Float32Array, Int64Array
+from llmfeat.types import BoolArray, Float32Array, Int64Array
 
-__all__ = ["TextEncoder", "bucket_lengths"]
+__all__ = ["TextEncoder"]
 
-# (up to this length, padded to a multiple of this): few shapes, few padded positions.
-_BUCKETS = ((32, 4), (64, 8), (128, 16), (256, 32), (1 << 30, 64))
-
-
-def bucket_lengths(lengths: Int64Array, *, max_tokens: int) -> Int64Array:
-    """Return the padded length of each text: a function of its own length alone, so that neighbours never matter."""
-    padded = np.zeros_like(lengths)
-    below = 0
-    for limit, step in _BUCKETS:
-        here = (lengths > below) & (lengths <= limit)
-        padded[here] = -(-lengths[here] // step) * step
-        below = limit
-    return np.minimum(np.maximum(padded, _BUCKETS[0][1]), max(max_tokens, int(lengths.max(initial=0))))
+_WINDOW_TEXTS = 16_384
+# What a killed process loses of its work, at most: so many vectors, or those of so many seconds.
+_PUT_ROWS, _PUT_S = 2048, 5.0
 
 
 class TextEncoder:
@@ -41,31 +35,60 @@ class TextEncoder:
     ----------
     artifact : ModelArtifact, str or Path
         The model, or its folder.
+    backend : str, default="auto"
+        What runs it: ``onnxruntime-cpu``, ``openvino-bf16``, ``openvino-f32``, ``onnxruntime-cuda``,
+        ``onnxruntime-tensorrt``, or ``auto``, the fastest of them that is installed and works here, TensorRT apart.
+        Vectors of two backends differ in their last bits: see `numerics`. ``auto`` takes the environment's
+        ``LLMFEAT_BACKEND`` where that is set.
     threads : int, optional
         Threads of the backend; one per core by default.
-    batch_tokens : int, default=4096
-        Padded tokens per batch, which bounds memory.
+    streams : int, optional
+        How many batches run at once; the backend's choice by default. One is best for single texts.
+    batch_tokens : int, optional
+        Padded tokens per batch, which bounds memory; the backend's choice by default.
+    cache : VectorCache, bool, str or Path, optional
+        Where vectors are kept from call to call and from process to process: a `VectorCache`, its folder, or True for
+        the user's; none by default.
+
+    Attributes
+    ----------
+    tally : Tally
+        Counts of texts, cache hits, tokens and computed positions.
 
     Examples
     --------
-    >>> encoder = TextEncoder("artifacts/minilm")  # doctest: +SKIP
+    >>> encoder = TextEncoder("artifacts/minilm", cache=True)  # doctest: +SKIP
     >>> encoder.encode(["Heat (1995)", "Alien (1979)"]).shape  # doctest: +SKIP
     (2, 384)
     """
 
     def __init__(
-        self, artifact: ModelArtifact | str | Path, *, threads: int | None = None, batch_tokens: int = 4096
+        self,
+        artifact: ModelArtifact | str | Path,
+        *,
+        backend: str = "auto",
+        threads: int | None = None,
+        streams: int | None = None,
+        batch_tokens: int | None = None,
+        cache: VectorCache | bool | str | Path | None = None,
     ) -> None:
-        if batch_tokens < 1:
-            raise InputError(f"batch_tokens={batch_tokens!r}, but at least 1 was expected")
+        for name, value in (("threads", threads), ("streams", streams), ("batch_tokens", batch_tokens)):
+            if value is not None and value < 1:
+                raise InputError(f"{name}={value!r}, but at least 1 was expected")
         self.artifact = artifact if isinstance(artifact, ModelArtifact) else ModelArtifact.load(artifact)
         if self.artifact.spec.kind != "encoder":
             raise InputError(
                 f"{self.artifact.path} is a {self.artifact.spec.kind}, but an encoder was expected: "
                 "export the model with kind='encoder'"
             )
+        self.backend = backend
         self.threads = threads
+        self.streams = streams
         self.batch_tokens = batch_tokens
+        if isinstance(cache, bool):
+            cache = VectorCache() if cache else None
+        self.cache = VectorCache(cache) if isinstance(cache, str | Path) else cache
+        self.tally = Tally()
 
     @property
     def dim(self) -> int:
@@ -74,8 +97,8 @@ class TextEncoder:
 
     @property
     def numerics(self) -> str:
-        """The numerics class of the backend."""
-        return OnnxRuntimeCpu.numerics
+        """The backend that runs the model, which is the class of backends whose vectors have the same bits."""
+        return self._backend.numerics
 
     def table_fingerprint(self, template: ItemTemplate) -> str:
         """Return what identifies vectors of this model and backend over texts of that template, in hex."""
@@ -107,20 +130,84 @@ class TextEncoder:
         ------
         InputError
             When a text is not a string, or holds a lone surrogate; when there is no such role.
+        BackendError
+            When no backend works here, or a vector is not finite.
+        """
+        with bar(len(texts), what="encoding", unit="texts", shown=progress) as advance:
+            shown, started, before = 0, time.monotonic(), self.tally.tokens
+
+            def done(rows: Int64Array) -> None:
+                nonlocal shown
+                shown += len(rows)
+                advance(len(rows), f"{(self.tally.tokens - before) / (time.monotonic() - started):,.0f} tokens/s")
+
+            vectors = self.encode_raw(texts, role=role, done=done)
+            advance(len(texts) - shown)  # equal texts, and those that the cache held
+        bad = np.flatnonzero(~finite(vectors))
+        if len(bad):
+            raise BackendError(
+                f"{len(bad)} of {len(texts)} vectors are not finite, such as that of text {bad[0]}: "
+                f"{self.numerics} does not fit this model, take an artifact in fp32 or another backend"
+            )
+        return vectors
+
+    def encode_iter(
+        self, batches: Iterable[Sequence[str]], *, role: str = "document", window_texts: int = _WINDOW_TEXTS
+    ) -> Iterator[Float32Array]:
+        """Yield the vectors of each batch of texts, in order, with memory bounded by `window_texts` and one batch.
+
+        Parameters
+        ----------
+        batches : iterable of sequences of str
+            Of any sizes; read ahead in a thread while the model runs.
+        role : {"document", "query"}, default="document"
+            See `encode`.
+        window_texts : int, default=16384
+            So many texts are sorted by length, and encoded, together.
+
+        Yields
+        ------
+        ndarray of shape (n_texts_of_the_batch, dim), float32
+            What `encode` gives for it.
+        """
+        if window_texts < 1:
+            raise InputError(f"window_texts={window_texts!r}, but at least 1 was expected")
+        for window in ahead(_windows(batches, window_texts)):
+            vectors = self.encode([text for batch in window for text in batch], role=role)
+            ends = np.cumsum([len(batch) for batch in window])
+            for batch, end in zip(window, ends.tolist(), strict=True):
+                yield vectors[end - len(batch) : end]
+
+    def encode_raw(
+        self, texts: Sequence[str], *, role: str = "document", done: Callable[[Int64Array], object] | None = None
+    ) -> Float32Array:
+        """Return what `encode` does, where a vector that is not finite is the caller's to handle; see `finite`.
+
+        `done` is told of texts as they are computed: some rows at a time, of the distinct ones that no cache held.
         """
         prompt = self._prompt(role)
         distinct: dict[str, int] = {}
-        rows = np.empty(len(texts), dtype=np.int64)
-        for position, text in enumerate(texts):
-            rows[position] = distinct.setdefault(_checked(text, position), len(distinct))
-        return self._encode_distinct([prompt + text for text in distinct], prompt, progress=progress)[rows]
+        rows = [distinct.setdefault(text, len(distinct)) for text in _checked(texts)]
+        prompted = [prompt + text for text in distinct] if prompt else list(distinct)
+        vectors = self._encode_distinct(prompted, prompt, done or (lambda rows: None))
+        return vectors if len(distinct) == len(rows) else vectors[rows]
 
     def count_tokens(self, texts: Sequence[str], *, role: str = "document") -> Int64Array:
         """Return the number of tokens of each text after cutting, special tokens and the prompt's included, int64."""
         prompt = self._prompt(role)
-        return np.array(
-            [len(ids) for ids in self._tokenizer.batch_ids([prompt + text for text in texts])], dtype=np.int64
-        )
+        return self._tokenizer.flat_ids([prompt + text for text in texts])[1]
+
+    def truncate(self, texts: Sequence[str], n_tokens: int) -> list[str]:
+        """Return each text cut behind its first `n_tokens` tokens: what templates with limits are rendered with."""
+        return self._tokenizer.truncate(texts, n_tokens)
+
+    def tokens_per_s(self, texts: Sequence[str]) -> float:
+        """Return how many tokens of such texts are encoded per second here, measured, whatever the cache holds."""
+        distinct = list(dict.fromkeys(_checked(texts)))
+        self._compute(distinct[:8], "", lambda rows: None)  # opens the session
+        started, before = time.perf_counter(), self.tally.tokens
+        self._compute(distinct, "", lambda rows: None)
+        return (self.tally.tokens - before) / (time.perf_counter() - started)
 
     def _prompt(self, role: str) -> str:
         prompts = {"document": self.artifact.spec.document_prompt, "query": self.artifact.spec.query_prompt}
@@ -128,32 +215,50 @@ class TextEncoder:
             raise InputError(f"role={role!r}, but one of {list(prompts)} was expected")
         return prompts[role]
 
-    def _encode_distinct(self, texts: list[str], prompt: str, *, progress: bool) -> Float32Array:
-        ids = self._tokenizer.batch_ids(texts)
-        prompt_tokens = self._tokenizer.prompt_tokens(prompt)
-        lengths = np.array([len(row) for row in ids], dtype=np.int64)
-        padded = bucket_lengths(lengths, max_tokens=self.artifact.spec.max_tokens)
-        vectors = np.empty((len(texts), self.dim), dtype=np.float32)
-        with bar(len(texts), what="encoding", unit="texts", shown=progress) as advance:
-            for rows in self._batches(padded):
-                length = int(padded[rows[0]])
-                input_ids = np.full((len(rows), length), self.artifact.spec.pad_token_id, dtype=np.int64)
-                for line, row in zip(input_ids, rows, strict=True):
-                    line[: lengths[row]] = ids[row]
-                mask = (np.arange(length) < lengths[rows, None]).astype(np.int64)
-                vectors[rows] = self._backend.run(input_ids, mask, prompt_tokens)
-                advance(len(rows))
+    def _encode_distinct(self, texts: list[str], prompt: str, done: Callable[[Int64Array], object]) -> Float32Array:
+        self.tally.add(texts=len(texts))
+        if self.cache is None:
+            return self._compute(texts, prompt, done)
+        keys = self.cache.keys(self._namespace(prompt), texts)
+        vectors, found = self.cache.get(keys, self.dim)
+        absent = np.flatnonzero(~found)
+        self.tally.add(cached=len(texts) - len(absent))
+        if len(absent):
+            wanted = absent.tolist()
+            put = _Put(self.cache, [keys[row] for row in wanted])
+            vectors[absent] = self._compute([texts[row] for row in wanted], prompt, done, put)
         return vectors
 
-    def _batches(self, padded: Int64Array) -> Iterator[Int64Array]:
-        """Yield rows of one padded length, longest first, so that memory peaks at once and not at the end."""
-        order = np.argsort(-padded, kind="stable")
-        edges = np.flatnonzero(np.diff(padded[order])) + 1
-        for bucket in np.split(order, edges):
-            if len(bucket):
-                n_rows = max(1, self.batch_tokens // int(padded[bucket[0]]))
-                for begin in range(0, len(bucket), n_rows):
-                    yield bucket[begin : begin + n_rows]
+    def _compute(
+        self, texts: list[str], prompt: str, done: Callable[[Int64Array], object], put: _Put | None = None
+    ) -> Float32Array:
+        vectors = np.empty((len(texts), self.dim), dtype=np.float32)
+
+        def computed(rows: Int64Array) -> None:
+            if put is not None:
+                put.add(rows, vectors)
+            done(rows)
+
+        try:
+            encode_distinct(
+                texts,
+                vectors,
+                backend=self._backend,
+                tokenizer=self._tokenizer,
+                batch_tokens=self.batch_tokens or self._backend.batch_tokens,
+                prompt_tokens=self._tokenizer.prompt_tokens(prompt),
+                tally=self.tally,
+                done=computed,
+            )
+        finally:  # what was computed before an interruption is not lost
+            if put is not None:
+                put.flush(vectors)
+        return vectors
+
+    def _namespace(self, prompt: str) -> bytes:
+        # The prompt stands in the text; where graphs leave its tokens out, the same text may have two vectors.
+        identity = [self.artifact.fingerprint, self.numerics, self.dim, prompt]
+        return bytes.fromhex(text_sha256(canonical_json(identity)))
 
     def _check_unchanged(self) -> None:
         """Refuse a folder that was replaced since this encoder was made, perhaps in another process."""
@@ -167,7 +272,7 @@ class TextEncoder:
     @cached_property
     def _backend(self) -> Backend:
         self._check_unchanged()
-        return OnnxRuntimeCpu(self.artifact.graph_path, threads=self.threads)
+        return open_backend(self.artifact, self.backend, threads=self.threads, streams=self.streams)
 
     @cached_property
     def _tokenizer(self) -> TextTokenizer:
@@ -186,15 +291,65 @@ class TextEncoder:
         return {name: value for name, value in self.__dict__.items() if name not in opened}
 
 
-def _checked(text: object, position: int) -> str:
-    if not isinstance(text, str):
-        raise InputError(f"text {position} is of type {type(text).__name__}, but str was expected: render or drop it")
-    if not text.isascii():
-        try:
-            text.encode()
-        except UnicodeEncodeError as error:
+class _Put:
+    """Puts vectors into the cache as they are computed, some thousand at a time."""
+
+    def __init__(self, cache: VectorCache, keys: list[bytes]) -> None:
+        self._cache = cache
+        self._keys = keys
+        self._waiting: list[Int64Array] = []
+        self._n_waiting = 0
+        self._put_at = time.monotonic()
+
+    def add(self, rows: Int64Array, vectors: Float32Array) -> None:
+        """Take rows of `vectors` that are computed."""
+        self._waiting.append(rows)
+        self._n_waiting += len(rows)
+        if self._n_waiting >= _PUT_ROWS or time.monotonic() - self._put_at > _PUT_S:
+            self.flush(vectors)
+
+    def flush(self, vectors: Float32Array) -> None:
+        """Put what is waiting, but vectors that are not finite."""
+        if self._waiting:
+            rows = np.concatenate(self._waiting)
+            rows = rows[finite(vectors[rows])]
+            self._cache.put([self._keys[row] for row in rows.tolist()], vectors[rows])
+        self._waiting, self._n_waiting, self._put_at = [], 0, time.monotonic()
+
+
+def finite(vectors: Float32Array) -> BoolArray:
+    """Return which rows are finite, bool of shape ``(n,)``."""
+    # A sum of squares is finite where all are, and takes no array of their size.
+    squares = np.einsum("ij,ij->i", vectors, vectors)
+    return np.asarray(np.isfinite(squares))
+
+
+def _windows(batches: Iterable[Sequence[str]], n_texts: int) -> Iterator[list[Sequence[str]]]:
+    window: list[Sequence[str]] = []
+    for batch in batches:
+        window.append(batch)
+        if sum(map(len, window)) >= n_texts:
+            yield window
+            window = []
+    if window:
+        yield window
+
+
+def _checked(texts: Sequence[str]) -> Sequence[str]:
+    """Return `texts`, or raise for the first that cannot be encoded."""
+    if isinstance(texts, str | bytes):
+        raise InputError(f"texts is one {type(texts).__name__}, but a sequence of texts was expected: put it in a list")
+    for position, text in enumerate(texts):
+        if not isinstance(text, str):
             raise InputError(
-                f"text {position} holds a lone surrogate at character {error.start}: decode its source with "
-                "errors='replace'"
-            ) from error
-    return text
+                f"text {position} is of type {type(text).__name__}, but str was expected: render or drop it"
+            )
+        if not text.isascii():
+            try:
+                text.encode()
+            except UnicodeEncodeError as error:
+                raise InputError(
+                    f"text {position} holds a lone surrogate at character {error.start}: decode its source with "
+                    "errors='replace'"
+                ) from error
+    return texts
