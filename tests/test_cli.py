@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 
@@ -10,23 +11,24 @@ import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
 
-from llmfeat import ModelArtifact, __version__
+from llmfeat import ModelArtifact, TextEncoder, VectorTable, __version__
 from llmfeat.cli import doctor
 from llmfeat.cli import main as main_module
 from llmfeat.cli.export import read_texts
 from llmfeat.cli.main import cli, main
 from llmfeat.errors import DownloadError, EmptyInputError, MissingColumnError
+from tests.conftest import write_artifact
 from tests.tiny_models import save_tiny
 
 
 def test_help_lists_the_commands():
     result = CliRunner().invoke(cli, ["--help"])
     assert result.exit_code == 0
-    for command in ("demo", "doctor", "export", "inspect"):
+    for command in ("cache", "certify", "demo", "doctor", "encode", "export", "inspect"):
         assert f"  {command} " in result.output
 
 
-@pytest.mark.parametrize("command", ["demo", "doctor", "export", "inspect"])
+@pytest.mark.parametrize("command", ["cache", "certify", "demo", "doctor", "encode", "export", "inspect"])
 def test_every_command_has_help(command):
     result = CliRunner().invoke(cli, [command, "--help"])
     assert result.exit_code == 0
@@ -148,3 +150,90 @@ class TestExportAndInspect:
         assert ended.value.code == 1
         assert said in capsys.readouterr().err
         assert list(tmp_path.iterdir()) == []
+
+
+class TestEncode:
+    @pytest.fixture(autouse=True)
+    def _quiet(self, monkeypatch, tmp_path, items):
+        monkeypatch.chdir(tmp_path)
+        pq.write_table(items, "items.parquet")
+
+    def run(self, artifact, *arguments):
+        command = ["encode", "items.parquet", "--artifact", str(artifact.path), "--out", "t", "--text", "title"]
+        return CliRunner().invoke(cli, [*command, "--valid-from", "valid_from", *arguments])
+
+    def test_one_json_object_on_standard_output(self, artifact):
+        result = self.run(artifact, "--json")
+        body = json.loads(result.stdout)
+        assert {name: body[name] for name in ("new", "changed", "unchanged", "deleted", "missing", "failed")} == {
+            "new": 4,
+            "changed": 0,
+            "unchanged": 0,
+            "deleted": 0,
+            "missing": 1,
+            "failed": 0,
+        }
+        assert body["tokens"] == 9
+        assert body["seconds"] > 0
+        assert body["texts_per_s"] > 0
+        assert json.loads(self.run(artifact, "--json").stdout)["unchanged"] == 4
+
+    def test_words_for_people(self, artifact):
+        result = self.run(artifact)
+        assert "t: 4 new, 0 changed, 0 unchanged, 0 deleted, 1 without text\n9 tokens in " in result.stdout
+        assert "with onnxruntime-cpu" in result.stdout
+
+    def test_a_plan_writes_nothing(self, artifact, tmp_path):
+        result = self.run(artifact, "--plan")
+        assert "3 texts of 9 tokens, about 0.0 minutes with onnxruntime-cpu; nothing was written" in result.stdout
+        assert not (tmp_path / "t").exists()
+        assert self.run(artifact, "--plan", "--prune").exit_code == 2
+
+    def test_bounded_then_pruned(self, artifact, tmp_path):
+        assert json.loads(self.run(artifact, "--json", "--max-texts", "2").stdout)["remaining"] == 2
+        other = write_artifact(tmp_path / "other", seed=1)
+        self.run(artifact)
+        result = self.run(other, "--prune")
+        assert "pruned 1 generations" in result.stdout
+        assert len(VectorTable.open("t")) == 4
+
+    def test_the_cache_spares_a_second_table(self, artifact):
+        self.run(artifact)
+        assert json.loads(self.run(artifact, "--out", "u", "--json").stdout)["cached"] == 3
+        assert json.loads(self.run(artifact, "--out", "v", "--json", "--no-cache").stdout)["cached"] == 0
+
+    def test_a_template_file(self, artifact, tmp_path):
+        (tmp_path / "item.toml").write_text('[item]\ntemplate = "{title:1}[ {year}]"\n')
+        command = ["encode", "items.parquet", "--artifact", str(artifact.path), "--out", "t"]
+        result = CliRunner().invoke(cli, [*command, "--template", "item.toml", "--valid-from", "valid_from"])
+        assert "4 new" in result.stdout
+        expected = TextEncoder(artifact).encode(["heat 1995"])
+        assert VectorTable.open("t").lookup(["a"]).tobytes() == expected.tobytes()
+
+    @pytest.mark.parametrize(
+        ("changes", "said"),
+        [
+            ([], "neither --text nor --template came"),
+            (["--text", "name", "--valid-from", "valid_from"], "'name'"),
+            (["--text", "title", "--id", "sku"], "'sku'"),
+            (["--text", "title", "--backend", "onnx"], "backend='onnx'"),
+        ],
+    )
+    def test_errors_say_what_to_do(self, monkeypatch, capsys, artifact, changes, said):
+        command = ["llmfeat", "encode", "items.parquet", "--artifact", str(artifact.path), "--out", "t", *changes]
+        monkeypatch.setattr(sys, "argv", command)
+        with pytest.raises(SystemExit) as ended:
+            main()
+        assert ended.value.code == 1
+        assert said in capsys.readouterr().err
+
+
+class TestCertify:
+    def test_what_is_found_is_printed_and_kept(self, artifact, tmp_path):
+        pytest.importorskip("openvino")
+        copy = shutil.copytree(artifact.path, tmp_path / "copy")
+        result = CliRunner().invoke(cli, ["certify", str(copy), "--backend", "openvino-f32"])
+        assert "cosine min 1.000000" in result.stdout
+        assert "alone and in a batch the same bits" in result.stdout
+        body = json.loads(CliRunner().invoke(cli, ["certify", str(copy), "--backend", "openvino-f32", "--json"]).stdout)
+        assert ModelArtifact.load(copy).spec.parity["numerics"] == body

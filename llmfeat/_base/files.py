@@ -24,6 +24,7 @@ __all__ = [
     "atomic_write",
     "cache_dir",
     "canonical_json",
+    "claimed",
     "file_sha256",
     "replace_folder",
     "source_sha256",
@@ -67,7 +68,7 @@ def canonical_json(value: Any) -> str:
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
 
 
-def atomic_write(path: Path, data: bytes) -> None:
+def atomic_write(path: Path, data: bytes | memoryview) -> None:
     """Write a file so that a reader, or a crash, sees the old content or the new, never a part."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
@@ -97,7 +98,7 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     _sweep(path)
     staging = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=_STAGING))
     try:
-        with _claimed(staging):
+        with claimed(staging):
             yield staging
             for file in staging.rglob("*"):
                 if file.is_file():
@@ -155,13 +156,16 @@ def _sweep(path: Path) -> None:
     for left in path.parent.glob(f".{glob.escape(path.name)}.*{_STAGING}"):
         with contextlib.suppress(OSError):  # another process was faster, or it is not ours to remove
             if time.time() - left.stat().st_mtime > _NEW_S:
-                with _claimed(left):
+                with claimed(left):
                     shutil.rmtree(left)
 
 
 @contextlib.contextmanager
-def _claimed(folder: Path) -> Iterator[None]:
-    """Hold a folder against the sweep of another process; raises OSError where another one holds it."""
+def claimed(folder: Path) -> Iterator[None]:
+    """Hold a folder against other processes; raises BlockingIOError where another one holds it.
+
+    A process that dies lets go. Where there are no such locks (Windows) nothing is held.
+    """
     if os.name != "posix":
         yield
         return

@@ -16,7 +16,7 @@ from rich.console import Console
 
 from llmfeat._version import __version__
 
-__all__ = ["command", "instruction_sets", "problems"]
+__all__ = ["backends", "command", "instruction_sets", "problems"]
 
 _PACKAGES = (
     "onnxruntime",
@@ -62,6 +62,7 @@ def command() -> None:
     for name in _PACKAGES:
         console.print(f"  {name:24}{versions.get(name, '[dim]not installed[/]')}")
     console.print(f"\n  {'onnxruntime providers':24}{', '.join(providers()) or '[dim]none[/]'}")
+    console.print(f"  {'backends':24}{', '.join(backends()) or '[dim]none[/]'}")
     console.print(f"  {'cores':24}{_cores()}")
     console.print(f"  {'instruction sets':24}{', '.join(instruction_sets()) or '[dim]unknown[/]'}")
     console.print(f"  {'GPU':24}{gpu() or '[dim]none found[/]'}\n")
@@ -98,6 +99,13 @@ def providers() -> list[str]:
         return []
     available: list[str] = onnxruntime.get_available_providers()
     return available
+
+
+def backends() -> list[str]:
+    """Return what can encode here, fastest first."""
+    from llmfeat.encode.backends import BACKENDS, unavailable
+
+    return [name for name in BACKENDS if not unavailable(name)]
 
 
 def instruction_sets() -> list[str]:

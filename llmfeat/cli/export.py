@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,8 @@ import click
 from rich.console import Console
 from rich.markup import escape
 
-from llmfeat.errors import EmptyInputError, InputError
+from llmfeat.artifact import ModelArtifact
+from llmfeat.errors import BackendError, EmptyInputError, InputError
 
 __all__ = ["command", "read_texts"]
 
@@ -87,11 +89,26 @@ def command(model: str, out: Path, calibration: Path | None, **options: Any) -> 
         errors.print(f"{escape(line)}  [dim]({time.perf_counter() - started:.0f} s)[/]")
 
     artifact = export_model(model, out, calibration_texts=texts, say=say, progress=True, **options)
+    if artifact.spec.kind == "encoder":
+        artifact = _compare_backends(artifact, say)
     spec = artifact.spec
     click.echo(
         f"{out}: {spec.kind}, {spec.dim:,} {'dimensions' if spec.kind == 'encoder' else 'tokens in the vocabulary'}, "
         f"{spec.precision}, {spec.size_bytes / 1e6:,.1f} MB, fingerprint {artifact.fingerprint[:12]}"
     )
+
+
+def _compare_backends(artifact: ModelArtifact, say: Callable[[str], None]) -> ModelArtifact:
+    from llmfeat.encode import certify_backend
+    from llmfeat.encode.agreement import here
+
+    for name in here():
+        try:
+            artifact, found = certify_backend(artifact, name, progress=True)
+            say(f"compared    {name}: cosine at least {found['cosine_min']:.6f} to onnxruntime-cpu")
+        except BackendError as error:
+            say(f"compared    {error}")
+    return artifact
 
 
 def read_texts(path: Path) -> list[str]:

@@ -93,6 +93,10 @@ def _certificate_rows(spec: ArtifactSpec) -> Iterator[tuple[str, str]]:
     found = parity["batch_invariance"]
     equal = "the same bits" if found["bit_equal"] else f"differs by {found['distance_max']:.2g}"
     yield "  alone or in a batch", f"{equal} ({found['n_texts']} texts)"
+    for name, compared in sorted(parity.get("numerics", {}).items()):
+        other = compared["batch_distance_max"]
+        said = "the same bits" if other == 0 else f"within {other:.1g}"
+        yield f"  {name}", f"cosine min {compared['cosine_min']:.6f}; alone or in a batch {said}"
     worst = "; ".join(f"{entry['text']}: {entry['value']:.6g}" for entry in parity["worst"])
     yield "  differ most", worst
 

@@ -18,8 +18,11 @@ __all__ = ["cli", "main"]
 # name -> (module, one line for the overview); a command's module, and what it imports, loads on use.
 _COMMANDS = {
     "demo": ("llmfeat.cli.demo", "Walk the whole road on MovieLens-100K: what do LLM features add?"),
+    "encode": ("llmfeat.cli.encode", "Encode a catalogue into a vector table; only what is new or changed."),
     "export": ("llmfeat.cli.export", "Export a model to a folder that runs without torch, checked against torch."),
     "inspect": ("llmfeat.cli.inspect", "Verify an exported model, and print its spec and parity certificate."),
+    "certify": ("llmfeat.cli.certify", "Compare this machine's backends with the one that certified an artifact."),
+    "cache": ("llmfeat.cli.cache", "Look into the cache of vectors, shrink it, or check it."),
     "doctor": ("llmfeat.cli.doctor", "Print versions, onnxruntime providers, processor and GPU, and what to mend."),
 }
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import time
 import warnings
 from dataclasses import dataclass
@@ -13,22 +12,27 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
-from llmfeat._base.frames import id_column, require_rows, time_column
-from llmfeat._base.ids import IdIndex
-from llmfeat.encode.engine import TextEncoder
-from llmfeat.encode.manifest import MANIFEST_FILE, Generation, Manifest
-from llmfeat.encode.table import PART_SCHEMA, live_rows, part_table, vector_bytes
-from llmfeat.errors import DuplicateIdError, LLMFeatWarning
+from llmfeat._base.ahead import ahead
+from llmfeat._base.progress import Advance, bar
+from llmfeat._base.rows import open_rows
+from llmfeat.encode.changes import WHAT, Changes, Work, read_ids
+from llmfeat.encode.engine import TextEncoder, finite
+from llmfeat.encode.generations import choose_generation, locked, read_manifest, writing
+from llmfeat.encode.index import TableIndex
+from llmfeat.encode.manifest import Generation, Manifest
+from llmfeat.encode.parts import PART_SCHEMA, read_part, sweep, vector_cells, write_part
+from llmfeat.errors import InputError, LLMFeatWarning
 from llmfeat.text import ItemTemplate
 from llmfeat.types import Int64Array
 
-__all__ = ["EPOCH_US", "EncodeSummary", "encode_table"]
+__all__ = ["EncodePlan", "EncodeSummary", "encode_table", "plan_table"]
 
-# The declared epoch of texts that come without `valid_from`: they count as known since 1970.
-EPOCH_US = 0
-_PART_ROWS = 20_000
+# A part is what a killed process loses at most: about so many seconds of work, within these bounds.
+_PART_S = 20.0
+_FIRST_ROWS, _LEAST_ROWS, _MOST_ROWS = 1024, 256, 65_536
+_MOST_BYTES = 32 << 20
+_TIMED_TEXTS = 256
 
 
 @dataclass(frozen=True)
@@ -41,10 +45,18 @@ class EncodeSummary:
         Against what the table held; an item whose `valid_from` alone was corrected is changed, and costs no tokens.
     missing : int
         Items of this run without a text, among the new and changed ones and the unchanged alike.
+    failed : int
+        Items whose text is no Unicode, or whose vector is not finite; the table keeps what it held of them.
+    remaining : int
+        New and changed items that `max_texts` left for the next run.
     tokens : int
-        Tokens that were encoded.
+        Tokens that were encoded; none for texts that the cache held.
+    cached : int
+        Texts that the cache held.
     seconds : float
         Wall time.
+    texts_per_s : float
+        Texts that were new or changed, per second of it.
     """
 
     new: int
@@ -52,13 +64,41 @@ class EncodeSummary:
     unchanged: int
     deleted: int
     missing: int
+    failed: int
+    remaining: int
     tokens: int
+    cached: int
     seconds: float
+    texts_per_s: float
 
-    @property
-    def encoded(self) -> int:
-        """How many items were written."""
-        return self.new + self.changed
+
+@dataclass(frozen=True)
+class EncodePlan:
+    """What a run of `encode_table` would do.
+
+    Attributes
+    ----------
+    new, changed, unchanged, deleted, missing, failed : int
+        As in `EncodeSummary`, as far as it can be known beforehand.
+    texts, tokens : int
+        What would be encoded, equal texts counted each.
+    minutes : float
+        How long, from the tokens per second of some of these texts on this machine; nothing is taken off for texts that
+        are equal, or that the cache holds.
+    numerics : str
+        The backend that would run.
+    """
+
+    new: int
+    changed: int
+    unchanged: int
+    deleted: int
+    missing: int
+    failed: int
+    texts: int
+    tokens: int
+    minutes: float
+    numerics: str
 
 
 def encode_table(
@@ -69,15 +109,21 @@ def encode_table(
     out: str | Path,
     item_id: str = "item_id",
     valid_from: str | None = None,
+    delete: bool = True,
+    max_texts: int | None = None,
+    share: bool = False,
     progress: bool = False,
 ) -> EncodeSummary:
     """Bring the vector table at `out` up to date with a catalogue, and say what changed.
 
+    The catalogue is read twice, and never held: beside its ids and some 70 bytes per item, memory is bounded. A process
+    that is killed leaves a whole table, and loses the texts of the last seconds; the next run goes on from there.
+
     Parameters
     ----------
-    items : data frame
-        The whole catalogue, one row per item, pandas, polars or Arrow. An item that the table holds and the catalogue
-        does not is deleted.
+    items : data frame, str or Path
+        The whole catalogue, one row per item: pandas, polars or Arrow; or a parquet, csv or jsonl file, or a folder of
+        parquet files.
     template : ItemTemplate
         Renders a row to a text; an item without one is recorded as missing, not encoded.
     encoder : TextEncoder
@@ -89,6 +135,13 @@ def encode_table(
     valid_from : str, optional
         The column that says since when the text is known. Without it new items count as known since 1970 (they are
         counted in a warning), changed ones since now.
+    delete : bool, default=True
+        Whether items that the table holds and the catalogue lacks are deleted; False to add a few items.
+    max_texts : int, optional
+        How many texts to encode at most; the next run goes on from there.
+    share : bool, default=False
+        Whether to go on with a generation of the same model and template that another backend wrote, where the
+        artifact's certificate says that the two agree.
     progress : bool, default=False
         Whether to show a bar on standard error.
 
@@ -98,134 +151,246 @@ def encode_table(
         When an id comes twice.
     MissingColumnError, EmptyInputError, InputError
         See `ItemTemplate.render`; a catalogue without rows would delete the table.
+    TableFingerprintError
+        When `share` is asked for, and nothing says that the two backends agree.
+    TableWriteError
+        When another process writes to the table, the folder is read-only, or the disk is full.
     """
     started = time.perf_counter()
+    if max_texts is not None and max_texts < 1:
+        raise InputError(f"max_texts={max_texts!r}, but at least 1 was expected")
     folder = Path(out)
-    ids = _distinct_ids(items, item_id)
-    texts = template.render(items)
-    fingerprint = encoder.table_fingerprint(template)
-    manifest = Manifest.read(folder) if (folder / MANIFEST_FILE).exists() else Manifest()
-    generation = manifest.generations.get(fingerprint) or Generation(
-        fingerprint, encoder.artifact.fingerprint, encoder.numerics, template.fingerprint, encoder.dim
-    )
-    held = live_rows(folder, generation)
-    hashes = [_text_hash(fingerprint, text) for text in texts]
-    was = IdIndex(held.column("item_id").combine_chunks()).positions(ids)
-    held_hashes = held.column("text_sha256").to_pylist()
-    is_new = was < 0
-    same = np.array([not new and held_hashes[at] == now for new, at, now in zip(is_new, was, hashes, strict=True)])
-    now_us = int(datetime.now(UTC).timestamp() * 1e6)
-    known_us = _known_since(items, valid_from, is_new=is_new, now_us=now_us)
-    moved = np.zeros(len(ids), dtype=bool)
-    if valid_from is not None and len(held):
-        moved = same & (known_us != held.column("valid_from").cast(pa.int64()).to_numpy()[was])
-    work = np.flatnonzero(~same)
-    n_tokens = 0
-    for begin in range(0, len(work), _PART_ROWS):
-        chunk = work[begin : begin + _PART_ROWS]
-        rows, chunk_tokens = _encode_rows(encoder, ids, texts, hashes, known_us, chunk, now_us, progress=progress)
-        n_tokens += chunk_tokens
-        generation = _append(folder, generation, rows)
-        manifest = manifest.with_generation(generation, complete=False)
-        manifest.write(folder)
-    if moved.any():
-        # The text is the same, when it became known was corrected: the vector is kept, not encoded again.
-        generation = _append(folder, generation, _redated(held, was[moved], known_us[moved], now_us))
-    gone = pc.filter(held.column("item_id"), pc.invert(pc.is_in(held.column("item_id"), value_set=ids)))
-    if len(gone):
-        generation = _append(folder, generation, _tombstones(gone.combine_chunks(), now_us))
-    if moved.any() or len(gone) or manifest.current != fingerprint:
-        manifest.with_generation(generation, complete=True).write(folder)
-    return EncodeSummary(
-        new=int(np.count_nonzero(is_new)),
-        changed=int(np.count_nonzero(~same & ~is_new) + np.count_nonzero(moved)),
-        unchanged=int(np.count_nonzero(same & ~moved)),
-        deleted=len(gone),
-        missing=sum(text is None for text in texts),
-        tokens=n_tokens,
-        seconds=time.perf_counter() - started,
-    )
-
-
-def _distinct_ids(items: Any, item_id: str) -> pa.StringArray:
-    what = "the item catalogue"
-    ids = id_column(items, item_id, what=what)
-    require_rows(len(ids), what=what)
-    counts = pc.value_counts(ids)
-    twice = counts.filter(pc.greater(counts.field("counts"), 1)).field("values").to_pylist()
-    if twice:
-        raise DuplicateIdError(
-            f"{len(twice)} ids of {what} come more than once, such as {twice[:3]}: keep one row per item"
+    source = open_rows(items, what=WHAT, strings=(item_id, *template.fields))
+    ids = read_ids(source, item_id)
+    with locked(folder):
+        manifest = read_manifest(folder)
+        generation = choose_generation(manifest, encoder, template, share=share)
+        with writing(folder):
+            sweep(folder, [*manifest.generations.values(), generation])
+        index = TableIndex.read(folder, generation)
+        changes = Changes(
+            source,
+            ids=ids,
+            index=index,
+            template=template,
+            truncate=encoder.truncate,
+            fingerprint=generation.fingerprint,
+            item_id=item_id,
+            valid_from=valid_from,
+            now_us=_now_us(),
+            max_texts=max_texts,
         )
-    return ids
-
-
-def _known_since(items: Any, valid_from: str | None, *, is_new: np.ndarray[Any, Any], now_us: int) -> Int64Array:
-    if valid_from is not None:
-        return time_column(items, valid_from, what="the item catalogue")
-    if n_new := int(np.count_nonzero(is_new)):
+        if valid_from is None and changes.n_new:
+            warnings.warn(
+                f"{changes.n_new} new items come without valid_from: their texts count as known since 1970, "
+                "pass valid_from= if they became known later",
+                LLMFeatWarning,
+                stacklevel=2,
+            )
+        run = _Run(folder, manifest, generation, encoder)
+        with bar(len(ids), what=f"encoding with {encoder.numerics}", unit="rows", shown=progress) as advance:
+            for work in ahead(changes.windows(run.window_rows)):
+                run.encode(work, changes, advance)
+            advance(len(ids) - run.n_shown)
+        n_moved = run.redate(index, changes)
+        gone = index.absent_from(ids) if delete else np.empty(0, dtype=np.int64)
+        run.delete(index.ids.take(pa.array(gone)))
+        run.complete(whole=not changes.counts.remaining)
+    counts = changes.counts
+    if counts.failed:
         warnings.warn(
-            f"{n_new} new items come without valid_from: their texts count as known since 1970, "
-            "pass valid_from= if they became known later",
+            f"{counts.failed} items were not encoded, such as {counts.failed_ids}: their text is no Unicode, or their "
+            "vector is not finite; what the table held of them is kept",
             LLMFeatWarning,
-            stacklevel=3,
+            stacklevel=2,
         )
-    return np.where(is_new, EPOCH_US, now_us).astype(np.int64)
+    seconds = time.perf_counter() - started
+    return EncodeSummary(
+        new=run.n_new,
+        changed=run.n_changed + n_moved,
+        unchanged=counts.unchanged,
+        deleted=len(gone),
+        missing=counts.missing,
+        failed=counts.failed,
+        remaining=counts.remaining,
+        tokens=run.n_tokens(),
+        cached=run.n_cached(),
+        seconds=seconds,
+        texts_per_s=run.n_texts / seconds,
+    )
 
 
-def _encode_rows(
-    encoder: TextEncoder,
-    ids: pa.StringArray,
-    texts: list[str | None],
-    hashes: list[str | None],
-    known_us: Int64Array,
-    chunk: Int64Array,
-    now_us: int,
+def plan_table(
+    items: Any,
     *,
-    progress: bool,
-) -> tuple[pa.Table, int]:
-    present = [(row, text) for row in chunk.tolist() if (text := texts[row]) is not None]
-    wanted = [text for _, text in present]
-    vectors = dict(
-        zip((row for row, _ in present), vector_bytes(encoder.encode(wanted, progress=progress)), strict=True)
+    template: ItemTemplate,
+    encoder: TextEncoder,
+    out: str | Path,
+    item_id: str = "item_id",
+    valid_from: str | None = None,
+    delete: bool = True,
+    max_texts: int | None = None,
+    share: bool = False,
+    progress: bool = False,
+) -> EncodePlan:
+    """Return what `encode_table` with the same parameters would do; some hundred texts are encoded to time it."""
+    folder = Path(out)
+    source = open_rows(items, what=WHAT, strings=(item_id, *template.fields))
+    ids = read_ids(source, item_id)
+    generation = choose_generation(read_manifest(folder), encoder, template, share=share)
+    index = TableIndex.read(folder, generation)
+    changes = Changes(
+        source,
+        ids=ids,
+        index=index,
+        template=template,
+        truncate=encoder.truncate,
+        fingerprint=generation.fingerprint,
+        item_id=item_id,
+        valid_from=valid_from,
+        now_us=_now_us(),
+        max_texts=max_texts,
     )
-    tokens = dict(zip((row for row, _ in present), encoder.count_tokens(wanted).tolist(), strict=True))
-    rows = chunk.tolist()
-    table = pa.Table.from_arrays(
-        [
-            ids.take(pa.array(chunk)),
-            pa.array([vectors.get(row) for row in rows], pa.binary()),
-            pa.array([hashes[row] for row in rows], pa.string()),
-            pa.array([tokens.get(row, 0) for row in rows], pa.int32()),
-            pa.array(np.zeros(len(rows), dtype=bool)),
-            pa.array(known_us[chunk], pa.timestamp("us", "UTC")),
-            pa.array(np.full(len(rows), now_us), pa.timestamp("us", "UTC")),
-        ],
-        schema=PART_SCHEMA,
+    n_new = n_changed = n_texts = n_tokens = 0
+    timed: list[str] = []
+    with bar(len(ids), what="counting tokens", unit="rows", shown=progress) as advance:
+        for work in changes.windows(lambda: _MOST_ROWS):
+            texts = work.texts.drop_null().to_pylist()
+            # From everywhere in the first window: catalogues are often sorted.
+            timed = timed or texts[:: max(1, len(texts) // _TIMED_TEXTS)][:_TIMED_TEXTS]
+            n_texts += len(texts)
+            n_tokens += int(encoder.count_tokens(texts).sum())
+            n_new += int(np.count_nonzero(work.is_new))
+            n_changed += int(np.count_nonzero(~work.is_new))
+            advance(len(work))
+    return EncodePlan(
+        new=n_new,
+        changed=n_changed + sum(map(len, changes.counts.moved)),
+        unchanged=changes.counts.unchanged,
+        deleted=len(index.absent_from(ids)) if delete else 0,
+        missing=changes.counts.missing,
+        failed=changes.counts.failed,
+        texts=n_texts,
+        tokens=n_tokens,
+        minutes=n_tokens / encoder.tokens_per_s(timed) / 60 if timed else 0.0,
+        numerics=encoder.numerics,
     )
-    return table, sum(tokens.values())
 
 
-def _redated(held: pa.Table, rows: Int64Array, known_us: Int64Array, now_us: int) -> pa.Table:
-    moments = {"valid_from": known_us, "written_at": np.full(len(rows), now_us)}
-    kept = held.take(pa.array(rows))
-    for name, values in moments.items():
-        kept = kept.set_column(kept.column_names.index(name), name, pa.array(values, pa.timestamp("us", "UTC")))
-    return kept
+class _Run:
+    """One run's writing: parts and manifests, and how many rows of which kind."""
+
+    def __init__(self, folder: Path, manifest: Manifest, generation: Generation, encoder: TextEncoder) -> None:
+        self.n_new = self.n_changed = self.n_texts = self.n_shown = 0
+        self._folder = folder
+        self._manifest = manifest
+        self._generation = generation
+        self._encoder = encoder
+        self._written_us = _now_us()
+        self._most_rows = max(_LEAST_ROWS, min(_MOST_ROWS, _MOST_BYTES // (4 * encoder.dim)))
+        self._rows = min(_FIRST_ROWS, self._most_rows)
+        self._before = (encoder.tally.tokens, encoder.tally.cached, encoder.tally.texts)
+        self._started = time.perf_counter()
+
+    def window_rows(self) -> int:
+        """Return how many rows the next part should have."""
+        return self._rows
+
+    def n_tokens(self) -> int:
+        """Return how many tokens were encoded."""
+        return self._encoder.tally.tokens - self._before[0]
+
+    def n_cached(self) -> int:
+        """Return how many texts the cache held."""
+        return self._encoder.tally.cached - self._before[1]
+
+    def encode(self, work: Work, changes: Changes, advance: Advance) -> None:
+        """Encode a window of rows and write it as a part."""
+        started = time.perf_counter()
+        there = work.texts.is_valid().to_numpy(zero_copy_only=False)
+        vectors = self._encoder.encode_raw(
+            work.texts.drop_null().to_pylist(), done=lambda rows: self._show(len(rows), changes, advance)
+        )
+        whole = finite(vectors)
+        kept = np.ones(len(work), dtype=bool)
+        kept[np.flatnonzero(there)[~whole]] = False
+        if not kept.all():
+            changes.counts.fail(work.ids.filter(pa.array(~kept)))
+        work = work.keep(kept)
+        self._append(
+            pa.table(
+                [
+                    work.ids,
+                    vector_cells(vectors[whole], there[kept]),
+                    work.hashes,
+                    pa.array(np.zeros(len(work), dtype=bool)),
+                    _times(work.known_us),
+                    _times(np.full(len(work), self._written_us)),
+                ],
+                schema=PART_SCHEMA,
+            )
+        )
+        self.n_texts += int(np.count_nonzero(there[kept]))
+        self.n_new += int(np.count_nonzero(work.is_new))
+        self.n_changed += int(np.count_nonzero(~work.is_new))
+        self._show(max(0, changes.counts.passed - self._rows - self.n_shown), changes, advance)
+        rows_per_s = len(work) / (time.perf_counter() - started)
+        self._rows = int(min(max(_LEAST_ROWS, rows_per_s * _PART_S), 2 * self._rows, self._most_rows))
+
+    def redate(self, index: TableIndex, changes: Changes) -> int:
+        """Write the rows whose `valid_from` alone was corrected, with the vectors that they have; return how many."""
+        moved = np.concatenate([np.empty(0, dtype=np.int64), *changes.counts.moved])
+        known_us = np.zeros(len(index), dtype=np.int64)
+        known_us[moved] = np.concatenate([np.empty(0, dtype=np.int64), *changes.counts.moved_us])
+        for number, positions in index.by_part(moved):
+            rows = read_part(self._folder, self._generation.parts[number]).take(pa.array(index.row[positions]))
+            moments = {"valid_from": known_us[positions], "written_at": np.full(len(positions), self._written_us)}
+            for name, values in moments.items():
+                rows = rows.set_column(rows.column_names.index(name), name, _times(values))
+            self._append(rows)
+        return len(moved)
+
+    def delete(self, ids: pa.StringArray) -> None:
+        """Write that ids are gone."""
+        n_rows = len(ids)
+        if not n_rows:
+            return
+        now = _times(np.full(n_rows, self._written_us))
+        nothing = [pa.nulls(n_rows, pa.binary()), pa.nulls(n_rows, pa.binary(32))]
+        gone = pa.array(np.ones(n_rows, dtype=bool))
+        self._append(pa.table([ids, *nothing, gone, now, now], schema=PART_SCHEMA))
+
+    def complete(self, *, whole: bool) -> None:
+        """Make the generation the current one when it is `whole`."""
+        if whole and self._manifest.current != self._generation.fingerprint:
+            self._write_manifest(complete=True)
+
+    def _append(self, rows: pa.Table) -> None:
+        if not len(rows):
+            return
+        with writing(self._folder):
+            part = write_part(self._folder, self._generation.fingerprint, self._encoder.numerics, rows)
+        self._generation = dataclasses.replace(self._generation, parts=(*self._generation.parts, part))
+        # Every part at once: what is named is kept when this process dies.
+        self._write_manifest(complete=False)
+
+    def _write_manifest(self, *, complete: bool) -> None:
+        self._manifest = self._manifest.with_generation(self._generation, complete=complete)
+        with writing(self._folder):
+            self._manifest.write(self._folder)
+
+    def _show(self, n_rows: int, changes: Changes, advance: Advance) -> None:
+        n_rows = min(n_rows, changes.counts.passed - self.n_shown)
+        tally = self._encoder.tally
+        tokens_per_s = self.n_tokens() / (time.perf_counter() - self._started)
+        share = self.n_cached() / max(1, tally.texts - self._before[2])
+        advance(n_rows, f"{tokens_per_s:,.0f} tokens/s, {share:.0%} cached")
+        self.n_shown += n_rows
 
 
-def _tombstones(gone: pa.StringArray, now_us: int) -> pa.Table:
-    n_rows = len(gone)
-    now = pa.array(np.full(n_rows, now_us), pa.timestamp("us", "UTC"))
-    nothing = [pa.nulls(n_rows, pa.binary()), pa.nulls(n_rows, pa.string()), pa.array(np.zeros(n_rows, dtype=np.int32))]
-    return pa.Table.from_arrays([gone, *nothing, pa.array(np.ones(n_rows, dtype=bool)), now, now], schema=PART_SCHEMA)
+def _times(values_us: Int64Array) -> pa.Array:
+    return pa.array(values_us, pa.timestamp("us", "UTC"))
 
 
-def _append(folder: Path, generation: Generation, rows: pa.Table) -> Generation:
-    part = part_table(folder, generation.fingerprint, rows)
-    return dataclasses.replace(generation, parts=(*generation.parts, part))
-
-
-def _text_hash(fingerprint: str, text: str | None) -> str | None:
-    # Beside the text the fingerprint enters, so that one text has another hash in each table.
-    return None if text is None else hashlib.sha256(f"{fingerprint}\0{text}".encode()).hexdigest()
+def _now_us() -> int:
+    return int(datetime.now(UTC).timestamp() * 1e6)

@@ -16,17 +16,21 @@ from llmfeat.errors import TableCorruptError, TableFingerprintError, TableNotFou
 __all__ = ["MANIFEST_FILE", "Generation", "Manifest", "Part"]
 
 MANIFEST_FILE = "manifest.json"
-_SCHEMA = 1
+_SCHEMA = 2
 
 
 @dataclass(frozen=True)
 class Part:
-    """An immutable parquet file, named by the hash of its content, relative to the table's folder."""
+    """An immutable parquet file, named by the hash of its content, relative to the table's folder.
+
+    Its `numerics` is another class than its generation's only where the artifact's certificate says that they agree.
+    """
 
     file: str
     sha256: str
     size_bytes: int
     n_rows: int
+    numerics: str
 
 
 @dataclass(frozen=True)
@@ -83,9 +87,9 @@ class Manifest:
         try:
             body = json.loads(path.read_text(encoding="utf-8"))
             if body["schema"] != _SCHEMA:
-                raise TableCorruptError(
-                    f"{path} has schema {body['schema']!r}, this version reads {_SCHEMA}: upgrade llmfeat"
-                )
+                old = body["schema"] in range(_SCHEMA)
+                what = "encode into a new folder" if old else "upgrade llmfeat"
+                raise TableCorruptError(f"{path} has schema {body['schema']!r}, this version reads {_SCHEMA}: {what}")
             generations = {
                 name: Generation(**{**entry, "parts": tuple(Part(**part) for part in entry["parts"])})
                 for name, entry in body["generations"].items()
@@ -117,6 +121,10 @@ class Manifest:
                 f"but {(wanted or 'a complete one')[:14]} was expected: encode with that model to its end, or name one"
             )
         return self.generations[wanted]
+
+    def only(self, fingerprint: str) -> Self:
+        """Return the manifest of one of its generations."""
+        return dataclasses.replace(self, generations={fingerprint: self.generations[fingerprint]})
 
     def with_generation(self, generation: Generation, *, complete: bool) -> Self:
         """Return the manifest with `generation` put in, or in place of the one of its fingerprint.

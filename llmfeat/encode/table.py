@@ -12,26 +12,16 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from llmfeat._base.files import atomic_write, canonical_json, file_sha256, text_sha256
+from llmfeat._base.files import canonical_json, text_sha256
 from llmfeat._base.frames import column, id_array, id_column, require_rows
 from llmfeat._base.ids import IdIndex
-from llmfeat.encode.manifest import Generation, Manifest, Part
-from llmfeat.errors import DuplicateIdError, InputError, TableCorruptError
+from llmfeat.encode.index import TableIndex
+from llmfeat.encode.manifest import Generation, Manifest
+from llmfeat.encode.parts import PART_SCHEMA, read_part, vectors_of
+from llmfeat.errors import DuplicateIdError, InputError
 from llmfeat.types import BoolArray, Float32Array
 
-__all__ = ["PART_SCHEMA", "VectorTable", "latest_rows", "live_rows", "part_table", "vector_bytes"]
-
-PART_SCHEMA = pa.schema(
-    [
-        ("item_id", pa.string()),
-        ("vector", pa.binary()),  # little-endian float32; null where there is no text
-        ("text_sha256", pa.string()),  # of fingerprint and text together; null where there is no text
-        ("n_tokens", pa.int32()),
-        ("deleted", pa.bool_()),
-        ("valid_from", pa.timestamp("us", "UTC")),
-        ("written_at", pa.timestamp("us", "UTC")),
-    ]
-)
+__all__ = ["VectorTable", "latest_rows"]
 
 
 class VectorTable:
@@ -66,12 +56,16 @@ class VectorTable:
         """
         folder = Path(path)
         generation = Manifest.read(folder).generation(fingerprint, where=folder)
-        rows = live_rows(folder, generation)
-        return cls(
-            rows.column("item_id").combine_chunks(),
-            _from_bytes(rows.column("vector"), generation.dim),
-            fingerprint=generation.fingerprint,
-        )
+        index = TableIndex.read(folder, generation)
+        live = index.live()
+        slot = np.full(len(index), -1, dtype=np.int64)
+        slot[live] = np.arange(len(live))
+        vectors = np.full((len(live), generation.dim), np.nan, dtype=np.float32)
+        for number, positions in index.by_part(live):
+            cells = read_part(folder, generation.parts[number], ["vector"]).column("vector")
+            there, block = vectors_of(cells.take(pa.array(index.row[positions])), generation.dim)
+            vectors[slot[positions[there]]] = block
+        return cls(index.ids.take(pa.array(live)), vectors, fingerprint=generation.fingerprint)
 
     @classmethod
     def from_parquet(
@@ -150,54 +144,14 @@ class VectorTable:
 
 
 def latest_rows(folder: Path, generation: Generation) -> pa.Table:
-    """Return the latest row of each id of a generation, in `PART_SCHEMA`, deleted ones included."""
-    tables = [_read_part(folder, part) for part in generation.parts]
-    rows = pa.concat_tables(tables) if tables else PART_SCHEMA.empty_table()
-    encoded = column(rows, "item_id", what="a table part").dictionary_encode()
-    last = np.zeros(len(encoded.dictionary), dtype=np.int64)
-    last[encoded.indices.to_numpy()] = np.arange(len(rows))  # of equal indices numpy keeps the last assignment
-    return rows.take(pa.array(last))
-
-
-def live_rows(folder: Path, generation: Generation) -> pa.Table:
-    """Return the rows of a generation that count, in `PART_SCHEMA`: the latest of each id, without deleted ones."""
-    rows = latest_rows(folder, generation)
-    return rows.filter(pc.invert(rows.column("deleted")))
-
-
-def part_table(folder: Path, fingerprint: str, rows: pa.Table) -> Part:
-    """Write rows of `PART_SCHEMA` as a new part, named by its content, and return its record."""
-    buffer = pa.BufferOutputStream()
-    pq.write_table(rows.cast(PART_SCHEMA), buffer, compression="zstd")
-    data = buffer.getvalue().to_pybytes()
-    digest = _bytes_sha256(data)
-    name = f"{fingerprint[:16]}/part-{digest[:16]}.parquet"
-    atomic_write(folder / name, data)
-    return Part(name, digest, len(data), len(rows))
-
-
-def vector_bytes(vectors: Float32Array) -> list[bytes]:
-    """Return each row as little-endian float32 bytes, the form in which parts and Feast hold it."""
-    data = np.ascontiguousarray(vectors, dtype="<f4").tobytes()
-    width = vectors.shape[1] * 4
-    return [data[begin : begin + width] for begin in range(0, len(data), width)]
-
-
-def _read_part(folder: Path, part: Part) -> pa.Table:
-    path = folder / part.file
-    if not path.is_file() or path.stat().st_size != part.size_bytes or file_sha256(path) != part.sha256:
-        raise TableCorruptError(
-            f"{path} is missing or is not the part that was written: restore it, or encode into a new folder"
-        )
-    return pq.read_table(path, schema=PART_SCHEMA)
-
-
-def _from_bytes(cells: pa.ChunkedArray, dim: int) -> Float32Array:
-    vectors = np.full((len(cells), dim), np.nan, dtype=np.float32)
-    there = cells.is_valid().to_numpy()
-    data = b"".join(cells.drop_null().to_pylist())
-    vectors[there] = np.frombuffer(data, dtype="<f4").reshape(-1, dim)
-    return vectors
+    """Return the latest row of each id of a generation, in the parts' schema, deleted ones included."""
+    index = TableIndex.read(folder, generation)
+    every = np.arange(len(index))
+    tables = [
+        read_part(folder, generation.parts[number]).take(pa.array(index.row[positions]))
+        for number, positions in index.by_part(every)
+    ]
+    return pa.concat_tables(tables) if tables else PART_SCHEMA.empty_table()
 
 
 def _from_lists(cells: pa.Array, *, what: str) -> Float32Array:

@@ -21,7 +21,7 @@ from llmfeat._base.files import atomic_write
 from llmfeat._base.frames import id_column, label_column
 from llmfeat._base.progress import spinner
 from llmfeat._version import __version__
-from llmfeat.artifact import ModelArtifact
+from llmfeat.artifact import REFERENCE_NUMERICS, ModelArtifact
 from llmfeat.encode import EncodeSummary, TextEncoder, VectorTable, encode_table
 from llmfeat.evaluate.arms import SEARCH_SPACE
 from llmfeat.evaluate.lift import LiftConfig, LiftData, LiftResult, measure_lift, number
@@ -112,7 +112,8 @@ def run_demo(out: Path, *, feature_repo: Path, config: LiftConfig, say: Say, pro
 
 
 def _encode(movies: MovieLens, artifact: ModelArtifact, repo: Path, *, say: Say, progress: bool) -> _Catalogue:
-    encoder = TextEncoder(artifact)
+    # Not the fastest, but the same numbers on every machine.
+    encoder = TextEncoder(artifact, backend=REFERENCE_NUMERICS)
     table = repo / "data" / "item_vectors"
     # MovieLens does not say when a film's title became known: the epoch that this declares is the honest answer.
     known = pa.array(np.zeros(len(movies.items), dtype=np.int64)).cast(pa.timestamp("us", "UTC"))
@@ -221,7 +222,7 @@ def _lift_json(
             "model": artifact.spec.source,
             "fingerprint": artifact.fingerprint,
             "dim": artifact.spec.dim,
-            "backend": TextEncoder(artifact).numerics,
+            "backend": REFERENCE_NUMERICS,
             "template": TEMPLATE.template,
             "table_fingerprint": data.vectors.fingerprint,
             "parity": dict(artifact.spec.parity),

@@ -1,0 +1,154 @@
+"""Which generation of a table an encoder writes to; removing those that are no longer needed."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import shutil
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from llmfeat._base.files import claimed
+from llmfeat.artifact import ArtifactSpec
+from llmfeat.encode.backends import AGREE
+from llmfeat.encode.engine import TextEncoder
+from llmfeat.encode.manifest import MANIFEST_FILE, Generation, Manifest
+from llmfeat.encode.parts import part_folder
+from llmfeat.errors import LLMFeatError, LLMFeatWarning, TableFingerprintError, TableWriteError
+from llmfeat.text import ItemTemplate
+
+__all__ = ["PruneSummary", "agreement", "choose_generation", "locked", "prune_table", "read_manifest", "writing"]
+
+
+@dataclass(frozen=True)
+class PruneSummary:
+    """What `prune_table` removed.
+
+    Attributes
+    ----------
+    generations : int
+        Generations but the current one.
+    parts : int
+        Their parts.
+    size_bytes : int
+        The size of these.
+    """
+
+    generations: int
+    parts: int
+    size_bytes: int
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """Return a folder's manifest, an empty one where there is none yet."""
+    return Manifest.read(folder) if (folder / MANIFEST_FILE).exists() else Manifest()
+
+
+def choose_generation(manifest: Manifest, encoder: TextEncoder, template: ItemTemplate, *, share: bool) -> Generation:
+    """Return the generation that `encoder` continues, or a new one.
+
+    Raises
+    ------
+    TableFingerprintError
+        When `share` is asked for and the artifact's certificate does not say that the two numerics classes agree.
+    """
+    fingerprint = encoder.table_fingerprint(template)
+    made_of = (encoder.artifact.fingerprint, encoder.numerics, template.fingerprint)
+    if fingerprint in manifest.generations:
+        return manifest.generations[fingerprint]
+    new = Generation(fingerprint, *made_of, encoder.dim)
+    related = [
+        generation
+        for generation in manifest.generations.values()
+        if (generation.artifact, generation.template_sha256) == (made_of[0], made_of[2])
+    ]
+    if not related:
+        return new
+    # The current one if it is among them: it is what readers see.
+    held = next((one for one in related if one.fingerprint == manifest.current), related[-1])
+    if not share:
+        warnings.warn(
+            f"the table holds these texts' vectors of {held.numerics}; {encoder.numerics} begins a generation of its "
+            "own and encodes all of them: pass share=True (--share) to go on with the old one",
+            LLMFeatWarning,
+            stacklevel=3,
+        )
+        return new
+    cosine = agreement(encoder.artifact.spec, held.numerics, encoder.numerics)
+    if cosine is None or cosine < AGREE:
+        measured = "are not compared in its certificate" if cosine is None else f"have a cosine of {cosine:.6f} only"
+        raise TableFingerprintError(
+            f"the table holds vectors of {held.numerics}, and {encoder.numerics} is to add to them, but for "
+            f"{encoder.artifact.path} the two {measured}, at least {AGREE} is needed: run `llmfeat certify "
+            f"{encoder.artifact.path}` where each of them works, take backend={held.numerics!r}, or do not share"
+        )
+    return held
+
+
+def agreement(spec: ArtifactSpec, one: str, other: str) -> float | None:
+    """Return the least cosine that two numerics classes can have by the certificate, None where it does not say.
+
+    Each was compared with the reference; the angle between two vectors is at most the sum of theirs with a third.
+    """
+    if one == other:
+        return 1.0
+    cosines = (spec.agreement(one), spec.agreement(other))
+    if cosines[0] is None or cosines[1] is None:
+        return None
+    return math.cos(sum(math.acos(min(1.0, cosine)) for cosine in cosines if cosine is not None))
+
+
+def prune_table(table: str | Path) -> PruneSummary:
+    """Remove every generation of a table but the current one, and say what went.
+
+    Raises
+    ------
+    TableNotFoundError, TableFingerprintError
+        When there is no table, or no generation of it was completed.
+    TableWriteError
+        When another process writes to it, or it cannot be written.
+    """
+    folder = Path(table)
+    with locked(folder):
+        manifest = Manifest.read(folder)
+        current = manifest.generation(where=folder)
+        old = [one for name, one in manifest.generations.items() if name != current.fingerprint]
+        with writing(folder):
+            if old:
+                # The manifest first: what it names is always there.
+                manifest.only(current.fingerprint).write(folder)
+            for generation in old:
+                shutil.rmtree(folder / part_folder(generation.fingerprint), ignore_errors=True)
+    parts = [part for generation in old for part in generation.parts]
+    return PruneSummary(len(old), len(parts), sum(part.size_bytes for part in parts))
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold a table's folder, made if need be, against other writers; a process that dies lets go."""
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(claimed(folder))
+        except BlockingIOError as error:
+            raise TableWriteError(
+                f"another process writes to {folder}: wait for it to end, then run again; what it writes will be kept"
+            ) from error
+        yield
+
+
+@contextlib.contextmanager
+def writing(folder: Path) -> Iterator[None]:
+    """Say what to do when a table's folder cannot be written."""
+    try:
+        yield
+    except LLMFeatError:
+        raise
+    except OSError as error:
+        raise TableWriteError(
+            f"{folder} cannot be written ({error.strerror or error}): free some space, or make it writable, then run "
+            "again; what was written before is kept"
+        ) from error
