@@ -12,7 +12,25 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
-_PACKAGES = ("llmfeat", "feast", "lightgbm", "numpy", "onnxruntime", "pyarrow", "scikit-learn", "scipy", "tokenizers")
+_PACKAGES = (
+    "llmfeat",
+    "fastembed",
+    "feast",
+    "lightgbm",
+    "lmdb",
+    "nncf",
+    "numpy",
+    "onnxruntime",
+    "openvino",
+    "optimum-intel",
+    "pyarrow",
+    "scikit-learn",
+    "scipy",
+    "sentence-transformers",
+    "tokenizers",
+    "torch",
+    "transformers",
+)
 
 
 def arguments(description: str) -> argparse.Namespace:
@@ -44,13 +62,19 @@ def save(path: Path, figures: dict[str, float], rows: list[dict[str, Any]]) -> N
     body = {
         "schema": 1,
         "machine": machine(),
-        "versions": {name: importlib.metadata.version(name) for name in _PACKAGES},
+        "versions": versions(),
         "commit": commit(),
         "figures": figures,
         "rows": rows,
     }
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(body, indent=2, allow_nan=False) + "\n")
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of what is installed of the packages that matter."""
+    installed = {dist.name.lower().replace("_", "-"): dist.version for dist in importlib.metadata.distributions()}
+    return {name: installed[name] for name in _PACKAGES if name in installed}
 
 
 def machine() -> dict[str, Any]:
