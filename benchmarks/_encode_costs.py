@@ -31,7 +31,7 @@ def cached(artifact: Any, numerics: str, folder: Path, shrink: int, rows: Rows) 
     again_s = statistics.median(seconds(lambda: encoder.encode(texts)) for _ in range(5))
     if encoder.tally.tokens != before:
         raise RuntimeError("the cache did not hold what it was given")
-    rows.append({"what": "cache", "n_texts": len(texts), "first_s": first_s, "again_s": again_s})
+    rows.append({"what": "cache", "n_texts": len(texts), "first_extrapolated_s": first_s, "again_s": again_s})
     return {"cached_speedup": first_s / again_s}
 
 
@@ -71,7 +71,7 @@ def changed(artifact: Any, numerics: str, folder: Path, shrink: int, rows: Rows)
         {
             "what": "table",
             "n_rows": n_rows,
-            "full_s": full_s,
+            "full_extrapolated_s": full_s,
             "one_percent_s": summary.seconds,
             "unchanged_s": unchanged_s,
             "fill_without_model_s": fill_s,

@@ -2,8 +2,8 @@
 
 All in one process, in turn, quiet rounds repeated, medians; texts are made of the tokenizer's own words with a fixed
 seed. Then what a cache, an unchanged table and a million rows cost. ``--quick`` takes a tiny model and few texts,
-``--full`` more rounds, and renders the tables in docs/performance.md anew. Office's texts stand beside them where
-``--data`` has them.
+``--full`` more rounds; without ``--quick`` the tables in docs/performance.md are rendered anew. Office's texts stand
+beside them where ``--data`` has them.
 """
 
 from __future__ import annotations
@@ -37,12 +37,12 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         figures, rows = _measure(Path(name), options)
     write(options.json, figures, rows)
-    if options.full:
+    if not options.quick:
         render(ROOT / "docs" / "performance.md", START, table(rows, machine()), END)
 
 
 def _measure(folder: Path, options: argparse.Namespace) -> tuple[dict[str, float], Rows]:
-    from llmfeat.cli.doctor import instruction_sets
+    from llmfeat._base.machine import instruction_sets
 
     model, artifact = _model(folder, quick=options.quick)
     shrink, rounds = (200, 2) if options.quick else (1, 5 if options.full else 3)
@@ -95,13 +95,12 @@ def _model(folder: Path, *, quick: bool) -> tuple[Path, Any]:
 
 
 def _encoders(artifact: Any) -> dict[str, Any]:
-    """Return an encoder per backend of this machine, the one that `auto` takes first."""
+    """Return an encoder per backend of this machine's processor, the one that `auto` takes first."""
     from llmfeat import TextEncoder
     from llmfeat.encode.backends import BACKENDS, unavailable
 
-    chosen = TextEncoder(artifact)
-    others = [name for name in BACKENDS if name != chosen.numerics and not unavailable(name)]
-    return {chosen.numerics: chosen} | {name: TextEncoder(artifact, backend=name) for name in others}
+    here = [name for name in BACKENDS if not name.endswith(("-cuda", "-tensorrt")) and not unavailable(name)]
+    return {name: TextEncoder(artifact, backend=name) for name in here}
 
 
 def _office(data: Path | None) -> dict[str, list[str]]:

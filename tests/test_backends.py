@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from llmfeat import ModelArtifact, TextEncoder
-from llmfeat.encode import certify_backend
+from llmfeat.encode import certify_backend, engine
 from llmfeat.encode.backends import BACKENDS, choose, open_backend, unavailable
 from llmfeat.encode.backends.openvino import OpenVino
 from llmfeat.errors import BackendError, InputError, LLMFeatWarning
@@ -45,7 +45,7 @@ class TestBatchInvariance:
         plain = TextEncoder(exported, backend=backend).encode(TEXTS)
         assert TextEncoder(exported, backend=backend, **changes).encode(TEXTS).tobytes() == plain.tobytes()
 
-    def test_a_backend_that_looks_at_neighbours_would_be_found(self, bert):
+    def test_a_backend_that_looks_at_neighbours_is_found_by_its_certificate(self, bert, tmp_path, monkeypatch):
         class Leaky:
             """Scales by the batch, as dynamic int8 does."""
 
@@ -60,11 +60,9 @@ class TestBatchInvariance:
                 step = np.abs(vectors).max() / 127
                 return np.round(vectors / step) * step
 
-        encoder = TextEncoder(bert)
-        encoder.__dict__["_backend"] = Leaky(encoder._backend)
-        together = encoder.encode(TEXTS)
-        alone = np.stack([encoder.encode([text])[0] for text in TEXTS])
-        assert alone.tobytes() != together.tobytes()
+        monkeypatch.setattr(engine, "open_backend", lambda *args, **kw: Leaky(open_backend(*args, **kw)))
+        _, found = certify_backend(_copy(bert, tmp_path), "onnxruntime-cpu")
+        assert found["batch_distance_max"] > 0.001
 
 
 class TestAgreement:
@@ -151,6 +149,17 @@ class TestChoice:
             pytest.skip("there is a GPU here")
         with pytest.warns(LLMFeatWarning, match="onnxruntime-gpu is installed, but onnxruntime-cuda: "):
             open_backend(bert)
+
+    def test_a_broken_package_is_a_reason_and_no_crash(self, bert, monkeypatch):
+        pytest.importorskip("openvino")
+
+        def broken():
+            raise ImportError("libopenvino.so: cannot open shared object file")
+
+        monkeypatch.setattr(choose, "native_precision", broken)
+        assert "cannot be used (libopenvino.so: cannot open" in unavailable("openvino-bf16")
+        with pytest.raises(BackendError, match=r"libopenvino\.so.*install it again"):
+            open_backend(bert, "openvino-bf16")
 
     def test_nothing_at_all(self, bert, monkeypatch):
         monkeypatch.setattr(choose, "unavailable", lambda name: "it is not installed")

@@ -26,6 +26,21 @@ ROOT = Path(__file__).parent.parent
                 for figure in ("distance", "top10_overlap", "texts_per_s")
             },
         ),
+        (
+            "encode",
+            {
+                "amx",
+                "cached_speedup",
+                "changed_1pct_share",
+                "cosine_min",
+                "gemm_share",
+                "peak_mb",
+                "real_token_share",
+                "st_openvino_ran",
+                "vs_st_best",
+                "vs_st_torch_fp32",
+            },
+        ),
     ],
 )
 def test_quick_run_writes_the_contract(tmp_path, name, figures):
@@ -35,18 +50,26 @@ def test_quick_run_writes_the_contract(tmp_path, name, figures):
     body = json.loads(out.read_text())
     assert set(body) == {"schema", "machine", "versions", "commit", "figures", "rows"}
     assert set(body["figures"]) == figures
-    assert all(value > 0 for value in body["figures"].values())
+    # Whether something is here may be 0.
+    assert all(value > 0 for figure, value in body["figures"].items() if figure not in ("amx", "st_openvino_ran"))
 
 
-@pytest.mark.parametrize(("name", "page"), [("movielens", "README.md"), ("artifacts", "docs/artifacts.md")])
-def test_a_table_is_that_of_the_results(monkeypatch, name, page):
+@pytest.mark.parametrize(
+    ("name", "page", "results"),
+    [
+        ("movielens", "README.md", "movielens"),
+        ("artifacts", "docs/artifacts.md", "artifacts"),
+        ("encode", "docs/performance.md", "encode-cpu"),
+    ],
+)
+def test_a_table_is_that_of_the_results(monkeypatch, name, page, results):
     monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
     spec = importlib.util.spec_from_file_location(f"{name}_benchmark", ROOT / "benchmarks" / f"{name}.py")
     benchmark = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(benchmark)
-    results = json.loads((ROOT / "benchmarks" / "results" / f"{name}.json").read_text())
+    found = json.loads((ROOT / "benchmarks" / "results" / f"{results}.json").read_text())
     shown = (ROOT / page).read_text().partition(benchmark.START)[2].partition(benchmark.END)[0]
-    assert shown.strip() == benchmark.table(results["rows"], results["machine"])
+    assert shown.strip() == benchmark.table(found["rows"], found["machine"])
 
 
 def test_the_readme_s_ten_lines_print_what_it_says():

@@ -6,12 +6,14 @@ import shutil
 import subprocess
 import sys
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
 
 from llmfeat import ModelArtifact, TextEncoder, VectorTable, __version__
+from llmfeat._base import machine
 from llmfeat.cli import doctor
 from llmfeat.cli import main as main_module
 from llmfeat.cli.export import read_texts
@@ -71,8 +73,8 @@ def test_doctor_finds_both_onnxruntimes(monkeypatch):
 def test_instruction_sets_are_read_from_cpuinfo(monkeypatch, tmp_path):
     path = tmp_path / "cpuinfo"
     path.write_text("processor : 0\nflags : fpu avx2 avx512f amx_tile amx_bf16\n")
-    monkeypatch.setattr(doctor, "Path", lambda _: path)
-    assert doctor.instruction_sets() == ["AMX", "AMX-BF16", "AVX-512", "AVX2"]
+    monkeypatch.setattr(machine, "Path", lambda _: path)
+    assert machine.instruction_sets() == ["AMX", "AMX-BF16", "AVX-512", "AVX2"]
 
 
 def test_an_error_of_ours_is_a_message_and_status_1(monkeypatch, capsys):
@@ -162,6 +164,14 @@ class TestEncode:
         command = ["encode", "items.parquet", "--artifact", str(artifact.path), "--out", "t", "--text", "title"]
         return CliRunner().invoke(cli, [*command, "--valid-from", "valid_from", *arguments])
 
+    def vectors(self, artifact):
+        """What a table of the three titles and of one without holds."""
+        return (
+            np.vstack([TextEncoder(artifact).encode(["heat", "alien", "casino"]), [[np.nan] * 8]])
+            .astype("f4")
+            .tobytes()
+        )
+
     def test_one_json_object_on_standard_output(self, artifact):
         result = self.run(artifact, "--json")
         body = json.loads(result.stdout)
@@ -193,6 +203,8 @@ class TestEncode:
         assert json.loads(self.run(artifact, "--json", "--max-texts", "2").stdout)["remaining"] == 2
         other = write_artifact(tmp_path / "other", seed=1)
         self.run(artifact)
+        assert "pruned" not in self.run(other, "--max-texts", "1", "--prune").stdout
+        assert VectorTable.open("t").vectors.tobytes() == self.vectors(artifact)
         result = self.run(other, "--prune")
         assert "pruned 1 generations" in result.stdout
         assert len(VectorTable.open("t")) == 4

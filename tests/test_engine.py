@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import pickle
+import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -141,6 +143,22 @@ class TestEncoder:
             assert vectors.tobytes() == encoder.encode(batch).tobytes()
             assert vectors.shape == (len(batch), DIM)
 
+    def test_a_consumer_may_stop_early(self, encoder):
+        more = threading.Event()
+
+        def source():
+            yield ["heat"]
+            yield ["alien"]
+            more.wait(30)
+            yield ["war"]
+
+        stream = encoder.encode_iter(source(), window_texts=1)
+        next(stream)
+        started = time.monotonic()
+        stream.close()
+        assert time.monotonic() - started < 10
+        more.set()
+
     def test_an_error_of_the_stream_s_source_comes_through(self, encoder):
         def source():
             yield ["heat"]
@@ -150,6 +168,8 @@ class TestEncoder:
         assert next(stream).shape == (1, DIM)
         with pytest.raises(RuntimeError, match="the database is gone"):
             next(stream)
+        with pytest.raises(InputError, match="a batch is one str"):
+            next(encoder.encode_iter(["heat", "alien"]))
         with pytest.raises(InputError, match="window_texts=0"):
             next(encoder.encode_iter([["heat"]], window_texts=0))
 

@@ -245,6 +245,44 @@ class TestGenerations:
         with pytest.raises(TableFingerprintError):
             VectorTable.open(tmp_path / "t", fingerprint=old.fingerprint)
 
+    def test_adding_a_few_items_with_another_model_changes_nothing_for_readers(self, items, encoder, tmp_path):
+        encode(items, encoder, tmp_path / "t")
+        other = TextEncoder(write_artifact(tmp_path / "m", seed=1))
+        with pytest.warns(LLMFeatWarning, match="see what they saw before"):
+            assert not encode(items.slice(0, 1), other, tmp_path / "t", delete=False).current
+        assert len(VectorTable.open(tmp_path / "t")) == 4
+        assert encode(items, other, tmp_path / "t").current
+
+    def test_a_model_whose_vectors_are_not_finite_never_takes_over(self, items, encoder, tmp_path, monkeypatch):
+        encode(items, encoder, tmp_path / "t")
+        old = VectorTable.open(tmp_path / "t").fingerprint
+        broken = TextEncoder(write_artifact(tmp_path / "m", seed=1))
+        run = broken._backend.run
+        monkeypatch.setattr(broken._backend, "run", lambda *args: run(*args) * np.float32(np.nan))
+        with (
+            pytest.warns(LLMFeatWarning, match="3 items were not encoded"),
+            pytest.warns(LLMFeatWarning, match="nearly all vectors are finite"),
+        ):
+            summary = encode(items, broken, tmp_path / "t")
+        assert (summary.failed, summary.new, summary.current) == (3, 1, False)
+        assert VectorTable.open(tmp_path / "t").fingerprint == old
+
+    def test_a_new_generation_keeps_the_times_that_were_recorded(self, items, encoder, tmp_path):
+        dated = items.slice(0, 3).set_column(3, "valid_from", pa.array([5, 6, 7], pa.timestamp("us", "UTC")))
+        encode(dated, encoder, tmp_path / "t")
+        other = TextEncoder(write_artifact(tmp_path / "m", seed=1))
+        with pytest.warns(LLMFeatWarning, match="1 new items come without valid_from"):
+            encode(items, other, tmp_path / "t", valid_from=None, max_texts=2)
+        with pytest.warns(LLMFeatWarning, match="1 new items come without valid_from"):
+            encode(items, other, tmp_path / "t", valid_from=None)
+        index = TableIndex.read(tmp_path / "t", Manifest.read(tmp_path / "t").generation(where=tmp_path))
+        assert dict(zip(index.ids.to_pylist(), index.valid_from_us.tolist(), strict=True)) == {
+            "a": 5,
+            "b": 6,
+            "c": 7,
+            "d": 0,
+        }
+
     def certified(self, artifact, **cosines):
         measured = {name.replace("_", "-"): {"cosine_min": cosine} for name, cosine in cosines.items()}
         parity = {**artifact.spec.parity, "numerics": measured}
@@ -260,6 +298,25 @@ class TestGenerations:
         with pytest.raises(TableFingerprintError, match=f"two {said}.*llmfeat certify"):
             encode(items, other, tmp_path, share=True)
         assert len(Manifest.read(tmp_path).generations) == 1
+
+    def test_every_backend_that_wrote_must_agree(self, artifact, items, encoder, tmp_path):
+        pytest.importorskip("openvino")
+        both = self.certified(artifact, openvino_f32=0.99992, onnxruntime_cuda=0.99992)
+        encode(items.slice(0, 2), encoder, tmp_path)
+        other = TextEncoder(both, backend="openvino-f32")
+        encode(items.slice(0, 3), other, tmp_path, share=True)
+        third = TextEncoder(both)
+        third.__dict__["_backend"] = type("Cuda", (), {"numerics": "onnxruntime-cuda"})()
+        with pytest.raises(TableFingerprintError, match=r"vectors of openvino-f32, .* have a cosine of 0\.9996"):
+            encode(items, third, tmp_path, share=True)
+
+    @pytest.mark.filterwarnings("ignore")
+    def test_a_cosine_that_is_no_number_is_no_agreement(self, artifact, items, encoder, tmp_path):
+        pytest.importorskip("openvino")
+        encode(items.slice(0, 2), encoder, tmp_path)
+        other = TextEncoder(self.certified(artifact, openvino_f32=float("nan")), backend="openvino-f32")
+        with pytest.raises(TableFingerprintError, match="cosine of nan"):
+            encode(items, other, tmp_path, share=True)
 
     def test_backends_that_agree_share_a_generation(self, artifact, items, encoder, tmp_path):
         pytest.importorskip("openvino")

@@ -18,6 +18,7 @@ _EXTRA_OF = {
     "lmdb": "cpu",
     "onnx": "export",
     "onnxruntime": "cpu",
+    "openvino": "openvino",
     "optimum": "export",
     "safetensors": "export",
     "sentence_transformers": "export",

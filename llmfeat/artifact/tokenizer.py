@@ -16,8 +16,9 @@ from llmfeat.types import Int64Array
 
 __all__ = ["TextTokenizer"]
 
-# A text of more characters is tokenized from its near end only, as far as its limit reaches.
-_LONG_CHARACTERS = 200_000
+# A text of more characters is tokenized from its near end only, as far as its limit reaches: at least so many, or so
+# many for each token of the limit.
+_LONG_CHARACTERS, _CHARACTERS_PER_TOKEN = 16_384, 32
 # So many times the limit: where a text is cut can change the tokens beside the cut, never those so far from it.
 _SPARE = 4
 
@@ -58,10 +59,7 @@ class TextTokenizer:
     def batch_ids(self, texts: Sequence[str]) -> list[list[int]]:
         """Return the token ids of each text, computed on all cores."""
         # An empty text without any token is one padding token, seen: a row of nothing has no vector.
-        near = [
-            text if len(text) <= _LONG_CHARACTERS else self._near_end(text, self.max_tokens, side=self.side)
-            for text in texts
-        ]
+        near = [self._near_end(text, self.max_tokens, side=self.side) for text in texts]
         return [encoding.ids or [self.pad_id] for encoding in self._tokenizer.encode_batch_fast(near)]
 
     def flat_ids(self, texts: Sequence[str]) -> tuple[Int64Array, Int64Array]:
@@ -74,7 +72,7 @@ class TextTokenizer:
         """Return each text cut behind its first `n_tokens` tokens, special ones and prompts not counted."""
         if n_tokens < 1:
             raise InputError(f"n_tokens={n_tokens!r}, but at least 1 was expected")
-        near = [text if len(text) <= _LONG_CHARACTERS else self._near_end(text, n_tokens) for text in texts]
+        near = [self._near_end(text, n_tokens) for text in texts]
         cut = []
         for text, encoding in zip(texts, self._whole.encode_batch(near, add_special_tokens=False), strict=True):
             ends = encoding.offsets
@@ -101,7 +99,7 @@ class TextTokenizer:
 
         A text of 10 MB costs seconds and a gigabyte to tokenize; what is behind the cut does not.
         """
-        size = _LONG_CHARACTERS
+        size = max(_LONG_CHARACTERS, _CHARACTERS_PER_TOKEN * n_tokens)
         while size < len(text):
             near = text[:size] if side == "right" else text[-size:]
             if len(self._whole.encode(near, add_special_tokens=False).ids) >= _SPARE * n_tokens:

@@ -6,17 +6,16 @@ import importlib.metadata
 import os
 import platform
 import shutil
-import subprocess
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 
 import click
 from rich.console import Console
 
+from llmfeat._base.machine import instruction_sets, output
 from llmfeat._version import __version__
 
-__all__ = ["backends", "command", "instruction_sets", "problems"]
+__all__ = ["backends", "command", "problems"]
 
 _PACKAGES = (
     "onnxruntime",
@@ -37,17 +36,6 @@ _PACKAGES = (
     "pandas",
     "pyarrow",
 )
-# What matters for encoding, by the names that Linux and macOS give it.
-_SETS = {
-    "AMX": ("amx_tile",),
-    "AMX-BF16": ("amx_bf16",),
-    "AVX-512": ("avx512f",),
-    "AVX-512 VNNI": ("avx512_vnni",),
-    "AVX-512 BF16": ("avx512_bf16",),
-    "AVX2": ("avx2",),
-    "NEON": ("asimd", "neon"),
-    "SVE": ("sve",),
-}
 
 
 @click.command("doctor")
@@ -108,33 +96,13 @@ def backends() -> list[str]:
     return [name for name in BACKENDS if not unavailable(name)]
 
 
-def instruction_sets() -> list[str]:
-    """Return the instruction sets of this processor that speed up encoding, none where they cannot be read."""
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.is_file():
-        lines = cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines()
-        said = next((line for line in lines if line.lower().startswith(("flags", "features"))), "")
-    elif sys.platform == "darwin":
-        names = ["machdep.cpu.features", "machdep.cpu.leaf7_features"]
-        said = _output(["sysctl", "-n", *names]) or ("asimd" if platform.machine() == "arm64" else "")
-    else:
-        said = ""
-    flags = set(said.lower().replace(":", " ").split())
-    return [name for name, spellings in _SETS.items() if flags & set(spellings)]
-
-
 def gpu() -> str:
     """Return the NVIDIA GPUs of this machine in words, empty where there is none."""
     if shutil.which("nvidia-smi") is None:
         return ""
-    return _output(["nvidia-smi", "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader"])
+    return output(["nvidia-smi", "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader"])
 
 
 def _cores() -> str:
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return f"{usable} usable of {os.cpu_count()}"
-
-
-def _output(command: list[str]) -> str:
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=20)
-    return done.stdout.strip() if done.returncode == 0 else ""

@@ -14,6 +14,7 @@ from llmfeat.errors import InputError
 
 __all__ = ["command"]
 
+_KINDS = ("new", "changed", "unchanged", "deleted")
 _RARE = {"missing": "without text", "failed": "failed", "remaining": "left for the next run"}
 
 
@@ -58,7 +59,11 @@ _RARE = {"missing": "without text", "failed": "failed", "remaining": "left for t
     help="Go on with what another backend wrote, where the artifact's certificate says that the two agree.",
 )
 @click.option("--plan", is_flag=True, help="Count texts, tokens and minutes, and write nothing.")
-@click.option("--prune", is_flag=True, help="At the end remove generations of other models, backends or templates.")
+@click.option(
+    "--prune",
+    is_flag=True,
+    help="At the end, when all is encoded, remove generations of other models, backends or templates.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object on standard output.")
 def command(
     items: Path,
@@ -98,7 +103,7 @@ def command(
     delete = not options.pop("no_delete")
     done = run(items, template=template, encoder=encoder, out=out, delete=delete, progress=True, **options)
     body = dataclasses.asdict(done)
-    if prune:
+    if prune and body["current"]:
         body["pruned"] = dataclasses.asdict(prune_table(out))
     if as_json:
         click.echo(json.dumps(body))
@@ -126,7 +131,7 @@ def _bundled() -> Any:
 
 
 def _summary_lines(body: dict[str, Any], out: Path, numerics: str) -> list[str]:
-    counts = ", ".join(f"{body[name]:,} {name}" for name in ("new", "changed", "unchanged", "deleted"))
+    counts = ", ".join(f"{body[name]:,} {name}" for name in _KINDS)
     rare = "".join(f", {body[name]:,} {said}" for name, said in _RARE.items() if body[name])
     lines = [
         f"{out}: {counts}{rare}",
@@ -140,7 +145,7 @@ def _summary_lines(body: dict[str, Any], out: Path, numerics: str) -> list[str]:
 
 
 def _plan_lines(body: dict[str, Any]) -> list[str]:
-    counts = ", ".join(f"{body[name]:,} {name}" for name in ("new", "changed", "unchanged", "deleted", "missing"))
+    counts = ", ".join(f"{body[name]:,} {name}" for name in (*_KINDS, "missing", "failed"))
     return [
         counts,
         f"{body['texts']:,} texts of {body['tokens']:,} tokens, about {body['minutes']:,.1f} minutes with "

@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 from rich.console import Console
+from rich.markup import escape
 
 from llmfeat._version import __version__
 from llmfeat.errors import LLMFeatError, LLMFeatWarning
@@ -54,7 +55,7 @@ def main() -> None:
 
     def show(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
         if issubclass(category, LLMFeatWarning):
-            errors.print(f"[yellow]note[/]        {message}", markup=True)
+            errors.print(f"[yellow]note[/]        {escape(str(message))}", markup=True)
 
     # Other libraries' warnings speak to developers; ours say how data was handled.
     warnings.showwarning = show

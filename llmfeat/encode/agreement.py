@@ -12,7 +12,7 @@ from llmfeat._base.progress import bar
 from llmfeat.artifact import REFERENCE_NUMERICS, SPEC_FILE, ModelArtifact
 from llmfeat.encode.backends import BACKENDS, unavailable
 from llmfeat.encode.engine import TextEncoder, finite
-from llmfeat.errors import BackendError
+from llmfeat.errors import ArtifactCorruptError, ArtifactError, BackendError
 from llmfeat.export.sample import AWKWARD_TEXTS, sample_texts
 from llmfeat.types import Float32Array, Float64Array
 
@@ -73,17 +73,31 @@ def certify_backend(artifact: ModelArtifact, backend: str, *, progress: bool = F
         advance(_N_ALONE)
     distance = max(np.abs(shuffled - got[order]).max(), np.abs(np.stack(alone) - got[order[:_N_ALONE]]).max())
     cosines = _cosines(got, wanted)
+    if not np.isfinite(cosines).all():
+        raise BackendError(f"{backend} gives vectors without a length: take another precision or another backend")
     found = {
         "n_texts": len(texts),
         "cosine_min": float(cosines.min()),
         "cosine_mean": float(cosines.mean()),
         "batch_distance_max": float(distance),
     }
-    parity = {**artifact.spec.parity}
-    parity["numerics"] = {**parity.get("numerics", {}), tried.numerics: found}
-    spec = dataclasses.replace(artifact.spec, parity=parity)
-    atomic_write(artifact.path / SPEC_FILE, spec.to_json().encode())
-    return ModelArtifact.load(artifact.path), found
+    return _add(artifact, tried.numerics, found), found
+
+
+def _add(artifact: ModelArtifact, numerics: str, found: dict[str, Any]) -> ModelArtifact:
+    # As it is now: another machine may have added its own meanwhile.
+    now = ModelArtifact.load(artifact.path)
+    if now.fingerprint != artifact.fingerprint:
+        raise ArtifactCorruptError(f"{artifact.path} was exported again meanwhile: certify it again")
+    parity = {**now.spec.parity, "numerics": {**now.spec.parity.get("numerics", {}), numerics: found}}
+    spec = dataclasses.replace(now.spec, parity=parity)
+    try:
+        atomic_write(artifact.path / SPEC_FILE, spec.to_json().encode())
+    except OSError as error:
+        raise ArtifactError(
+            f"{artifact.path} cannot be written ({error.strerror or error}), make it writable, then certify it again"
+        ) from error
+    return ModelArtifact.load(artifact.path)
 
 
 def _cosines(one: Float32Array, other: Float32Array) -> Float64Array:

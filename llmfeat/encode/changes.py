@@ -20,7 +20,7 @@ from llmfeat.types import BoolArray, Int64Array
 
 __all__ = ["EPOCH_US", "WHAT", "Changes", "Counts", "Work", "read_ids"]
 
-# The declared epoch of texts that come without `valid_from`: they count as known since 1970.
+# The declared epoch of texts that come without `valid_from`, and that no generation has a time of.
 EPOCH_US = 0
 WHAT = "the item catalogue"
 
@@ -108,11 +108,6 @@ class Counts:
     moved_us: list[Int64Array] = field(default_factory=list)
     failed_ids: list[str] = field(default_factory=list)
 
-    def fail(self, ids: pa.StringArray) -> None:
-        """Count rows that failed, and remember the first."""
-        self.failed += len(ids)
-        self.failed_ids += ids.slice(0, max(0, 3 - len(self.failed_ids))).to_pylist()
-
 
 class Changes:
     """Compares a catalogue with a table.
@@ -139,6 +134,8 @@ class Changes:
         The time of this run.
     max_texts : int or None
         How many texts are work at most.
+    before : TableIndex or None
+        What readers see so far, where that is another generation: new items keep the times that it has of them.
     """
 
     def __init__(
@@ -154,6 +151,7 @@ class Changes:
         valid_from: str | None,
         now_us: int,
         max_texts: int | None = None,
+        before: TableIndex | None = None,
     ) -> None:
         self.counts = Counts()
         self._source = source
@@ -165,15 +163,20 @@ class Changes:
         self._salt = hashlib.sha256(f"{fingerprint}\0".encode())
         self._item_id = item_id
         self._valid_from = valid_from
-        self._now_us = now_us
         self._texts_left = max_texts
         self._at = IdIndex(index.ids).positions(ids)
         self._is_new = (self._at < 0) | index.deleted[self._at] if len(index) else np.ones(len(ids), dtype=bool)
+        # Without a column of times: what was changed or came back is known since now.
+        self._known_us = np.where(self._at < 0, EPOCH_US, now_us).astype(np.int64)
+        if before is not None:
+            was = IdIndex(before.ids).positions(ids)
+            there = (self._at < 0) & (was >= 0)
+            self._known_us[there] = np.where(before.deleted[was[there]], now_us, before.valid_from_us[was[there]])
 
     @property
-    def n_new(self) -> int:
-        """How many ids the table lacks."""
-        return int(np.count_nonzero(self._is_new))
+    def n_undated(self) -> int:
+        """How many items no time is known of."""
+        return 0 if self._valid_from else int(np.count_nonzero(self._known_us == EPOCH_US))
 
     def windows(self, n_rows: Callable[[], int]) -> Iterator[Work]:
         """Yield the work in windows of about as many rows as `n_rows` says at the time, in the catalogue's order."""
@@ -211,7 +214,7 @@ class Changes:
         texts = self._template.render_arrow(batch.table, truncate=truncate)
         hashes = self._hashes(texts)
         if self._valid_from is None:
-            known_us = np.where(is_new, EPOCH_US, self._now_us).astype(np.int64)
+            known_us = self._known_us[rows]
         else:
             known_us = time_column(batch.table, self._valid_from, what=WHAT)
         same = ~is_new
@@ -228,7 +231,9 @@ class Changes:
         counts.moved.append(at[moved])
         counts.moved_us.append(known_us[moved])
         if batch.unreadable.any():
-            counts.fail(self._ids[rows].filter(pa.array(batch.unreadable)))
+            unreadable = self._ids[rows].filter(pa.array(batch.unreadable))
+            counts.failed += len(unreadable)
+            counts.failed_ids += unreadable[: max(0, 3 - len(counts.failed_ids))].to_pylist()
         work = Work(self._ids[rows], texts, hashes, known_us, is_new).keep(~same & ~batch.unreadable)
         return self._within_bound(work)
 

@@ -29,7 +29,7 @@ _PUT_ROWS, _PUT_S = 2048, 5.0
 
 
 class TextEncoder:
-    """Encodes texts with an exported model; the same text gives the same bits, whatever is beside it in the call.
+    """Encodes texts with an exported model; on processors a text has the same bits, whatever is beside it in the call.
 
     Parameters
     ----------
@@ -134,12 +134,14 @@ class TextEncoder:
             When no backend works here, or a vector is not finite.
         """
         with bar(len(texts), what="encoding", unit="texts", shown=progress) as advance:
-            shown, started, before = 0, time.monotonic(), self.tally.tokens
+            shown, started, before = 0, time.perf_counter(), self.tally.tokens
 
             def done(rows: Int64Array) -> None:
                 nonlocal shown
                 shown += len(rows)
-                advance(len(rows), f"{(self.tally.tokens - before) / (time.monotonic() - started):,.0f} tokens/s")
+                advance(
+                    len(rows), f"{(self.tally.tokens - before) / (time.perf_counter() - started + 1e-9):,.0f} tokens/s"
+                )
 
             vectors = self.encode_raw(texts, role=role, done=done)
             advance(len(texts) - shown)  # equal texts, and those that the cache held
@@ -326,11 +328,18 @@ def finite(vectors: Float32Array) -> BoolArray:
 
 def _windows(batches: Iterable[Sequence[str]], n_texts: int) -> Iterator[list[Sequence[str]]]:
     window: list[Sequence[str]] = []
+    n_waiting = 0
     for batch in batches:
+        if isinstance(batch, str | bytes):
+            raise InputError(
+                f"a batch is one {type(batch).__name__}, but batches of texts were expected: pass lists of texts, or "
+                "take encode"
+            )
         window.append(batch)
-        if sum(map(len, window)) >= n_texts:
+        n_waiting += len(batch)
+        if n_waiting >= n_texts:
             yield window
-            window = []
+            window, n_waiting = [], 0
     if window:
         yield window
 

@@ -76,14 +76,18 @@ def choose_generation(manifest: Manifest, encoder: TextEncoder, template: ItemTe
             stacklevel=3,
         )
         return new
-    cosine = agreement(encoder.artifact.spec, held.numerics, encoder.numerics)
-    if cosine is None or cosine < AGREE:
-        measured = "are not compared in its certificate" if cosine is None else f"have a cosine of {cosine:.6f} only"
-        raise TableFingerprintError(
-            f"the table holds vectors of {held.numerics}, and {encoder.numerics} is to add to them, but for "
-            f"{encoder.artifact.path} the two {measured}, at least {AGREE} is needed: run `llmfeat certify "
-            f"{encoder.artifact.path}` where each of them works, take backend={held.numerics!r}, or do not share"
-        )
+    # Each that wrote a part: two that agree with a third need not agree with each other.
+    for numerics in sorted({held.numerics, *(part.numerics for part in held.parts)}):
+        cosine = agreement(encoder.artifact.spec, numerics, encoder.numerics)
+        if cosine is None or not cosine >= AGREE:
+            measured = (
+                "are not compared in its certificate" if cosine is None else f"have a cosine of {cosine:.6f} only"
+            )
+            raise TableFingerprintError(
+                f"the table holds vectors of {numerics}, and {encoder.numerics} is to add to them, but for "
+                f"{encoder.artifact.path} the two {measured}, at least {AGREE} is needed: run `llmfeat certify "
+                f"{encoder.artifact.path}` where each of them works, take backend={numerics!r}, or do not share"
+            )
     return held
 
 
@@ -97,7 +101,13 @@ def agreement(spec: ArtifactSpec, one: str, other: str) -> float | None:
     cosines = (spec.agreement(one), spec.agreement(other))
     if cosines[0] is None or cosines[1] is None:
         return None
-    return math.cos(sum(math.acos(min(1.0, cosine)) for cosine in cosines if cosine is not None))
+    return math.cos(
+        sum(
+            math.acos(cosine if cosine < 1 else 1.0) if cosine == cosine else math.nan
+            for cosine in cosines
+            if cosine is not None
+        )
+    )
 
 
 def prune_table(table: str | Path) -> PruneSummary:
@@ -136,6 +146,10 @@ def locked(folder: Path) -> Iterator[None]:
         except BlockingIOError as error:
             raise TableWriteError(
                 f"another process writes to {folder}: wait for it to end, then run again; what it writes will be kept"
+            ) from error
+        except OSError as error:
+            raise TableWriteError(
+                f"{folder} cannot be locked ({error.strerror or error}): put the table on a disk that knows locks"
             ) from error
         yield
 

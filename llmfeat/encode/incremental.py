@@ -30,9 +30,10 @@ __all__ = ["EncodePlan", "EncodeSummary", "encode_table", "plan_table"]
 
 # A part is what a killed process loses at most: about so many seconds of work, within these bounds.
 _PART_S = 20.0
-_FIRST_ROWS, _LEAST_ROWS, _MOST_ROWS = 1024, 256, 65_536
+_FIRST_ROWS, _LEAST_ROWS, _MOST_ROWS = 256, 32, 65_536
 _MOST_BYTES = 32 << 20
 _TIMED_TEXTS = 256
+_MOST_FAILED = 100  # one in so many, for a generation to take the place of another
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,10 @@ class EncodeSummary:
         Wall time.
     texts_per_s : float
         Texts that were new or changed, per second of it.
+    current : bool
+        Whether this generation is what readers see. It becomes that when a whole catalogue is encoded: not while some
+        of it remains, not by adding items to another one (``delete=False``), and not when one vector in a hundred is
+        not finite.
     """
 
     new: int
@@ -70,6 +75,7 @@ class EncodeSummary:
     cached: int
     seconds: float
     texts_per_s: float
+    current: bool
 
 
 @dataclass(frozen=True)
@@ -133,8 +139,9 @@ def encode_table(
     item_id : str, default="item_id"
         The column of ids.
     valid_from : str, optional
-        The column that says since when the text is known. Without it new items count as known since 1970 (they are
-        counted in a warning), changed ones since now.
+        The column that says since when the text is known. Without it new items have the time that the generation has
+        which readers see, else count as known since 1970 (they are counted in a warning); changed ones are known since
+        now.
     delete : bool, default=True
         Whether items that the table holds and the catalogue lacks are deleted; False to add a few items.
     max_texts : int, optional
@@ -179,10 +186,11 @@ def encode_table(
             valid_from=valid_from,
             now_us=_now_us(),
             max_texts=max_texts,
+            before=_before(folder, manifest, generation) if valid_from is None else None,
         )
-        if valid_from is None and changes.n_new:
+        if changes.n_undated:
             warnings.warn(
-                f"{changes.n_new} new items come without valid_from: their texts count as known since 1970, "
+                f"{changes.n_undated} new items come without valid_from: their texts count as known since 1970, "
                 "pass valid_from= if they became known later",
                 LLMFeatWarning,
                 stacklevel=2,
@@ -195,12 +203,20 @@ def encode_table(
         n_moved = run.redate(index, changes)
         gone = index.absent_from(ids) if delete else np.empty(0, dtype=np.int64)
         run.delete(index.ids.take(pa.array(gone)))
-        run.complete(whole=not changes.counts.remaining)
+        current = run.complete(whole=not changes.counts.remaining, every=delete)
     counts = changes.counts
-    if counts.failed:
+    n_failed = counts.failed + run.n_failed
+    if n_failed:
         warnings.warn(
-            f"{counts.failed} items were not encoded, such as {counts.failed_ids}: their text is no Unicode, or their "
-            "vector is not finite; what the table held of them is kept",
+            f"{n_failed} items were not encoded, such as {[*counts.failed_ids, *run.failed_ids][:3]}: their text is no "
+            "Unicode, or their vector is not finite; what the table held of them is kept",
+            LLMFeatWarning,
+            stacklevel=2,
+        )
+    if not current and not counts.remaining:
+        warnings.warn(
+            f"readers of {folder} see what they saw before: a generation takes the place of another one only when all "
+            "items are given (delete=True), and nearly all vectors are finite",
             LLMFeatWarning,
             stacklevel=2,
         )
@@ -211,12 +227,13 @@ def encode_table(
         unchanged=counts.unchanged,
         deleted=len(gone),
         missing=counts.missing,
-        failed=counts.failed,
+        failed=n_failed,
         remaining=counts.remaining,
         tokens=run.n_tokens(),
         cached=run.n_cached(),
         seconds=seconds,
         texts_per_s=run.n_texts / seconds,
+        current=current,
     )
 
 
@@ -281,7 +298,8 @@ class _Run:
     """One run's writing: parts and manifests, and how many rows of which kind."""
 
     def __init__(self, folder: Path, manifest: Manifest, generation: Generation, encoder: TextEncoder) -> None:
-        self.n_new = self.n_changed = self.n_texts = self.n_shown = 0
+        self.n_new = self.n_changed = self.n_texts = self.n_shown = self.n_failed = 0
+        self.failed_ids: list[str] = []
         self._folder = folder
         self._manifest = manifest
         self._generation = generation
@@ -314,8 +332,9 @@ class _Run:
         whole = finite(vectors)
         kept = np.ones(len(work), dtype=bool)
         kept[np.flatnonzero(there)[~whole]] = False
-        if not kept.all():
-            changes.counts.fail(work.ids.filter(pa.array(~kept)))
+        failed = work.ids.filter(pa.array(~kept))
+        self.n_failed += len(failed)
+        self.failed_ids += failed[: max(0, 3 - len(self.failed_ids))].to_pylist()
         work = work.keep(kept)
         self._append(
             pa.table(
@@ -343,11 +362,12 @@ class _Run:
         known_us = np.zeros(len(index), dtype=np.int64)
         known_us[moved] = np.concatenate([np.empty(0, dtype=np.int64), *changes.counts.moved_us])
         for number, positions in index.by_part(moved):
-            rows = read_part(self._folder, self._generation.parts[number]).take(pa.array(index.row[positions]))
+            part = self._generation.parts[number]
+            rows = read_part(self._folder, part).take(pa.array(index.row[positions]))
             moments = {"valid_from": known_us[positions], "written_at": np.full(len(positions), self._written_us)}
             for name, values in moments.items():
                 rows = rows.set_column(rows.column_names.index(name), name, _times(values))
-            self._append(rows)
+            self._append(rows, part.numerics)
         return len(moved)
 
     def delete(self, ids: pa.StringArray) -> None:
@@ -360,16 +380,26 @@ class _Run:
         gone = pa.array(np.ones(n_rows, dtype=bool))
         self._append(pa.table([ids, *nothing, gone, now, now], schema=PART_SCHEMA))
 
-    def complete(self, *, whole: bool) -> None:
-        """Make the generation the current one when it is `whole`."""
-        if whole and self._manifest.current != self._generation.fingerprint:
-            self._write_manifest(complete=True)
+    def complete(self, *, whole: bool, every: bool) -> bool:
+        """Make the generation what readers see when it is `whole`; return whether it is that.
 
-    def _append(self, rows: pa.Table) -> None:
+        In place of another one only a run over `every` item does so, of whose vectors nearly all are finite.
+        """
+        fingerprint, current = self._generation.fingerprint, self._manifest.current
+        if current == fingerprint:
+            return True
+        better = every and self.n_failed * _MOST_FAILED <= self.n_texts
+        if not whole or not (better if current else self._generation.parts):
+            return False
+        self._write_manifest(complete=True)
+        return True
+
+    def _append(self, rows: pa.Table, numerics: str | None = None) -> None:
         if not len(rows):
             return
         with writing(self._folder):
-            part = write_part(self._folder, self._generation.fingerprint, self._encoder.numerics, rows)
+            numerics = numerics or self._encoder.numerics
+            part = write_part(self._folder, self._generation.fingerprint, numerics, rows)
         self._generation = dataclasses.replace(self._generation, parts=(*self._generation.parts, part))
         # Every part at once: what is named is kept when this process dies.
         self._write_manifest(complete=False)
@@ -386,6 +416,13 @@ class _Run:
         share = self.n_cached() / max(1, tally.texts - self._before[2])
         advance(n_rows, f"{tokens_per_s:,.0f} tokens/s, {share:.0%} cached")
         self.n_shown += n_rows
+
+
+def _before(folder: Path, manifest: Manifest, generation: Generation) -> TableIndex | None:
+    """Return the index of what readers see, where that is another generation."""
+    if manifest.current in (None, generation.fingerprint):
+        return None
+    return TableIndex.read(folder, manifest.generation(where=folder))
 
 
 def _times(values_us: Int64Array) -> pa.Array:

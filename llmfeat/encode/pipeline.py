@@ -17,7 +17,7 @@ from llmfeat.types import Float32Array, Int64Array
 
 __all__ = ["Tally", "encode_distinct"]
 
-_CHUNK_TEXTS = 512
+_CHUNK_TEXTS, _CHUNK_CHARACTERS = 512, 1_000_000
 _CHUNKS_AHEAD = 4
 
 
@@ -86,7 +86,7 @@ def encode_distinct(
 def _batches(texts: Sequence[str], tokenizer: TextTokenizer, batcher: Batcher) -> Iterator[Batch]:
     characters = np.fromiter(map(len, texts), np.int64, len(texts))
     order = np.argsort(-characters, kind="stable")
-    chunks = [order[begin : begin + _CHUNK_TEXTS] for begin in range(0, len(order), _CHUNK_TEXTS)]
+    chunks = list(_chunks(order, characters[order]))
 
     def tokenize(rows: Int64Array) -> tuple[Int64Array, Int64Array, Int64Array]:
         return (rows, *tokenizer.flat_ids([texts[row] for row in rows.tolist()]))
@@ -94,6 +94,18 @@ def _batches(texts: Sequence[str], tokenizer: TextTokenizer, batcher: Batcher) -
     for rows, flat, lengths in map(tokenize, chunks) if len(chunks) == 1 else _ahead(tokenize, chunks):
         yield from batcher.add(rows, flat, lengths)
     yield from batcher.flush()
+
+
+def _chunks(rows: Int64Array, characters: Int64Array) -> Iterator[Int64Array]:
+    """Yield rows in pieces of some hundred texts and a million characters at most, or of one text."""
+    ends = np.cumsum(characters)
+    begin = 0
+    while begin < len(rows):
+        before = int(ends[begin - 1]) if begin else 0
+        fitting = int(np.searchsorted(ends, before + _CHUNK_CHARACTERS, side="right"))
+        end = min(begin + _CHUNK_TEXTS, max(begin + 1, fitting))
+        yield rows[begin:end]
+        begin = end
 
 
 def _ahead(

@@ -15,7 +15,7 @@ OUTPUT = "embedding"
 # (up to this length, texts are padded to a multiple of this), in tokens.
 Buckets: TypeAlias = tuple[tuple[int, int], ...]
 
-# Short texts come in thousands of equal length, so they need no padding; of long ones at most 3 % is padding.
+# Short texts come in thousands of equal length, so they need no padding; of longer ones 1 to 3 % is padding on average.
 CPU_BUCKETS: Buckets = ((32, 1), (64, 2), (128, 4), (256, 8), (512, 16), (1 << 30, 64))
 
 
@@ -61,5 +61,7 @@ def feeds(
 
 
 def first_line(error: Exception) -> str:
-    """Return what a runtime's error says, without the pages that follow."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
+    """Return what a runtime's error says, without the places before it and the pages that follow."""
+    lines = [line.strip() for line in str(error).splitlines()]
+    said = [line for line in lines if line and not line.startswith(("Exception from", "Check '"))]
+    return (said or [type(error).__name__])[0][:300]

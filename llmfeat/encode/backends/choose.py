@@ -51,10 +51,12 @@ def open_backend(
     BackendError
         When it cannot be used here; another one is never taken in its place, unless `name` is ``auto``.
     """
-    if name == "auto":
-        name = os.environ.get("LLMFEAT_BACKEND") or name
+    asked = f"backend={name!r}"
+    if name == "auto" and os.environ.get("LLMFEAT_BACKEND"):
+        name = os.environ["LLMFEAT_BACKEND"]
+        asked = f"LLMFEAT_BACKEND={name!r}"
     if name not in (*BACKENDS, "auto"):
-        raise InputError(f"backend={name!r}, but one of {['auto', *BACKENDS]} was expected")
+        raise InputError(f"{asked}, but one of {['auto', *BACKENDS]} was expected")
     if name != "auto":
         if reason := unavailable(name):
             raise BackendError(f"{name} was asked for, but {reason}")
@@ -65,6 +67,7 @@ def open_backend(
             reasons.append(f"{candidate}: {reason}")
             continue
         if _disagrees(artifact, candidate):
+            reasons.append(f"{candidate}: by the artifact's certificate its vectors are others")
             continue
         try:
             backend = _open(artifact, candidate, threads, streams)
@@ -85,6 +88,13 @@ def unavailable(name: str) -> str:
     if importlib.util.find_spec(package) is None:
         extra = _EXTRA.get(kind, "openvino")
         return f"{package} is not installed: pip install 'llmfeat[{extra}]'"
+    try:
+        return _lacking(package, kind)
+    except Exception as error:  # a package that is broken: libraries that are missing, versions that do not fit
+        return f"{package} is installed and cannot be used ({first_line(error)}): install it again"
+
+
+def _lacking(package: str, kind: str) -> str:
     if package == "onnxruntime":
         providers = import_optional("onnxruntime", purpose="encoding").get_available_providers()
         if _PROVIDER[kind] not in providers:
@@ -104,7 +114,7 @@ def _open(artifact: ModelArtifact, name: str, threads: int | None, streams: int 
     package, _, kind = name.partition("-")
     if package == "openvino":
         return OpenVino(path, precision=kind, threads=threads, streams=streams)
-    return OnnxRuntimeGpu(path, numerics=name, streams=streams)
+    return OnnxRuntimeGpu(path, numerics=name, engine=artifact.fingerprint[:16], streams=streams)
 
 
 def _try(backend: Backend, artifact: ModelArtifact) -> None:
@@ -120,7 +130,7 @@ def _try(backend: Backend, artifact: ModelArtifact) -> None:
 
 def _disagrees(artifact: ModelArtifact, numerics: str) -> bool:
     cosine = artifact.spec.agreement(numerics)
-    return cosine is not None and cosine < AGREE
+    return cosine is not None and not cosine >= AGREE
 
 
 def _has_gpu_package() -> bool:

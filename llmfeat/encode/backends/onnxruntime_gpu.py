@@ -35,6 +35,9 @@ class OnnxRuntimeGpu:
     numerics : {"onnxruntime-cuda", "onnxruntime-tensorrt"}
         Which of the two. TensorRT builds an engine at the first batch, minutes for large models, and keeps it in the
         user's cache.
+    engine : str
+        What identifies the model: TensorRT's engines are kept under it, since it tells two graphs of one architecture
+        and different weights apart by their names alone.
     device_id : int, default=0
         Which GPU.
     streams : int, default=2
@@ -50,7 +53,9 @@ class OnnxRuntimeGpu:
     batch_tokens = 32_768
     buckets = _BUCKETS
 
-    def __init__(self, graph_path: Path, *, numerics: str, device_id: int = 0, streams: int | None = None) -> None:
+    def __init__(
+        self, graph_path: Path, *, numerics: str, engine: str, device_id: int = 0, streams: int | None = None
+    ) -> None:
         ort = import_optional("onnxruntime", purpose="encoding")
         self.numerics = numerics
         self.n_streams = streams or 2
@@ -65,7 +70,7 @@ class OnnxRuntimeGpu:
         options = ort.SessionOptions()
         options.log_severity_level = 3
         options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
-        settings = [(provider, _settings(numerics, device_id))]
+        settings = [(provider, _settings(numerics, engine, device_id))]
         if numerics == "onnxruntime-tensorrt":
             settings.append(("CUDAExecutionProvider", {"device_id": device_id, "use_tf32": 0}))
         said = _preload(ort)
@@ -134,7 +139,7 @@ def _check_assignment(session: Any, provider: str, numerics: str, graph_path: Pa
         )
 
 
-def _settings(numerics: str, device_id: int) -> dict[str, Any]:
+def _settings(numerics: str, engine: str, device_id: int) -> dict[str, Any]:
     if numerics == "onnxruntime-cuda":
         # Exhaustive search would choose kernels by timing them, and so bits by chance.
         return {"device_id": device_id, "cudnn_conv_algo_search": "DEFAULT", "use_tf32": 0}
@@ -142,6 +147,6 @@ def _settings(numerics: str, device_id: int) -> dict[str, Any]:
         "device_id": device_id,
         "trt_fp16_enable": True,
         "trt_engine_cache_enable": True,
-        "trt_engine_cache_path": str(cache_dir("tensorrt")),
+        "trt_engine_cache_path": str(cache_dir("tensorrt", engine)),
         "trt_timing_cache_enable": True,
     }

@@ -7,6 +7,7 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
 
+from llmfeat._base.machine import instruction_sets
 from llmfeat._base.optional import import_optional
 from llmfeat.encode.backends.base import CPU_BUCKETS, OUTPUT, feeds, first_line
 from llmfeat.errors import BackendError
@@ -60,6 +61,9 @@ class OpenVino:
             "INFERENCE_NUM_THREADS": threads,
             "NUM_STREAMS": self.n_streams,
         }
+        if "AMX" not in instruction_sets():
+            # Attention as one generated kernel is a tenth slower on short texts than as separate products, without AMX.
+            settings["SNIPPETS_MODE"] = "DISABLE"
         try:
             compiled = ov.Core().compile_model(str(graph_path), "CPU", settings)
         except RuntimeError as error:
