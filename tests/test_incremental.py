@@ -16,7 +16,7 @@ import pytest
 
 from llmfeat import ItemTemplate, TextEncoder, VectorTable, encode_table
 from llmfeat._base.files import claimed
-from llmfeat.encode import generations, incremental, plan_table, prune_table
+from llmfeat.encode import changes, generations, incremental, plan_table, prune_table
 from llmfeat.encode.generations import agreement
 from llmfeat.encode.index import TableIndex
 from llmfeat.encode.manifest import Manifest
@@ -429,7 +429,7 @@ class TestInterruptions:
 
     def test_a_catalogue_that_changes_while_it_is_read(self, items, encoder, tmp_path, monkeypatch):
         ids = pa.array(["a", "b", "c", "x"])
-        monkeypatch.setattr(incremental, "read_ids", lambda *_: ids)
+        monkeypatch.setattr(changes, "read_ids", lambda *_: ids)
         with pytest.raises(InputError, match="gave other ids when it was read again"):
             encode(items, encoder, tmp_path)
 

@@ -4,7 +4,8 @@ from llmfeat.encode.agreement import certify_backend
 from llmfeat.encode.cache import VectorCache
 from llmfeat.encode.engine import TextEncoder
 from llmfeat.encode.generations import PruneSummary, prune_table
-from llmfeat.encode.incremental import EncodePlan, EncodeSummary, encode_table, plan_table
+from llmfeat.encode.incremental import EncodeSummary, encode_table
+from llmfeat.encode.plan import EncodePlan, plan_table
 from llmfeat.encode.table import VectorTable
 
 __all__ = [

@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any, Self
 
 import numpy as np
 import pyarrow as pa
@@ -12,13 +14,14 @@ import pyarrow.compute as pc
 
 from llmfeat._base.frames import id_column, require_rows, time_column
 from llmfeat._base.ids import IdIndex
-from llmfeat._base.rows import RowBatch, RowSource
+from llmfeat._base.rows import RowBatch, RowSource, open_rows
 from llmfeat.encode.index import TableIndex, hash_array
+from llmfeat.encode.manifest import Generation
 from llmfeat.errors import DuplicateIdError, InputError
-from llmfeat.text import ItemTemplate
+from llmfeat.text import ItemTemplate, Truncate
 from llmfeat.types import BoolArray, Int64Array
 
-__all__ = ["EPOCH_US", "WHAT", "Changes", "Counts", "Work", "read_ids"]
+__all__ = ["WHAT", "Catalogue", "Changes", "Counts", "Work", "now_us", "read_ids"]
 
 # The declared epoch of texts that come without `valid_from`, and that no generation has a time of.
 EPOCH_US = 0
@@ -145,7 +148,7 @@ class Changes:
         ids: pa.StringArray,
         index: TableIndex,
         template: ItemTemplate,
-        truncate: Callable[[Sequence[str], int], list[str]],
+        truncate: Truncate,
         fingerprint: str,
         item_id: str,
         valid_from: str | None,
@@ -258,6 +261,57 @@ class Changes:
         return pa.array([hashed(text) for text in raw.to_pylist()], pa.binary(32))
 
 
+@dataclass(frozen=True)
+class Catalogue:
+    """Where rows come from, and how they are read.
+
+    Attributes
+    ----------
+    source : RowSource
+        The rows.
+    ids : pyarrow.StringArray
+        Their ids, in their order.
+    template, item_id, valid_from
+        See `encode_table`.
+    """
+
+    source: RowSource
+    ids: pa.StringArray
+    template: ItemTemplate
+    item_id: str
+    valid_from: str | None
+
+    @classmethod
+    def read(cls, items: Any, template: ItemTemplate, *, item_id: str, valid_from: str | None) -> Self:
+        """Open a catalogue and read its ids; see `read_ids` for what it raises."""
+        source = open_rows(items, what=WHAT, strings=(item_id, *template.fields))
+        return cls(source, read_ids(source, item_id), template, item_id, valid_from)
+
+    def changes(
+        self,
+        index: TableIndex,
+        generation: Generation,
+        truncate: Truncate,
+        *,
+        max_texts: int | None,
+        before: TableIndex | None = None,
+    ) -> Changes:
+        """Return what it changes in a generation; see `Changes`."""
+        return Changes(
+            self.source,
+            ids=self.ids,
+            index=index,
+            template=self.template,
+            truncate=truncate,
+            fingerprint=generation.fingerprint,
+            item_id=self.item_id,
+            valid_from=self.valid_from,
+            now_us=now_us(),
+            max_texts=max_texts,
+            before=before,
+        )
+
+
 def read_ids(source: RowSource, item_id: str) -> pa.StringArray:
     """Return the ids of a catalogue.
 
@@ -278,3 +332,8 @@ def read_ids(source: RowSource, item_id: str) -> pa.StringArray:
             f"{len(twice)} ids of {WHAT} come more than once, such as {twice[:3]}: keep one row per item"
         )
     return ids
+
+
+def now_us() -> int:
+    """Return the time, in microseconds since 1970."""
+    return int(datetime.now(UTC).timestamp() * 1e6)

@@ -6,7 +6,6 @@ import dataclasses
 import time
 import warnings
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +14,7 @@ import pyarrow as pa
 
 from llmfeat._base.ahead import ahead
 from llmfeat._base.progress import Advance, bar
-from llmfeat._base.rows import open_rows
-from llmfeat.encode.changes import WHAT, Changes, Work, read_ids
+from llmfeat.encode.changes import Catalogue, Changes, Work, now_us
 from llmfeat.encode.engine import TextEncoder, finite
 from llmfeat.encode.generations import choose_generation, locked, read_manifest, writing
 from llmfeat.encode.index import TableIndex
@@ -26,13 +24,12 @@ from llmfeat.errors import InputError, LLMFeatWarning
 from llmfeat.text import ItemTemplate
 from llmfeat.types import Int64Array
 
-__all__ = ["EncodePlan", "EncodeSummary", "encode_table", "plan_table"]
+__all__ = ["EncodeSummary", "encode_table"]
 
 # A part is what a killed process loses at most: about so many seconds of work, within these bounds.
 _PART_S = 20.0
 _FIRST_ROWS, _LEAST_ROWS, _MOST_ROWS = 256, 32, 65_536
 _MOST_BYTES = 32 << 20
-_TIMED_TEXTS = 256
 _MOST_FAILED = 100  # one in so many, for a generation to take the place of another
 
 
@@ -76,35 +73,6 @@ class EncodeSummary:
     seconds: float
     texts_per_s: float
     current: bool
-
-
-@dataclass(frozen=True)
-class EncodePlan:
-    """What a run of `encode_table` would do.
-
-    Attributes
-    ----------
-    new, changed, unchanged, deleted, missing, failed : int
-        As in `EncodeSummary`, as far as it can be known beforehand.
-    texts, tokens : int
-        What would be encoded, equal texts counted each.
-    minutes : float
-        How long, from the tokens per second of some of these texts on this machine; nothing is taken off for texts that
-        are equal, or that the cache holds.
-    numerics : str
-        The backend that would run.
-    """
-
-    new: int
-    changed: int
-    unchanged: int
-    deleted: int
-    missing: int
-    failed: int
-    texts: int
-    tokens: int
-    minutes: float
-    numerics: str
 
 
 def encode_table(
@@ -167,27 +135,16 @@ def encode_table(
     if max_texts is not None and max_texts < 1:
         raise InputError(f"max_texts={max_texts!r}, but at least 1 was expected")
     folder = Path(out)
-    source = open_rows(items, what=WHAT, strings=(item_id, *template.fields))
-    ids = read_ids(source, item_id)
+    catalogue = Catalogue.read(items, template, item_id=item_id, valid_from=valid_from)
+    ids = catalogue.ids
     with locked(folder):
         manifest = read_manifest(folder)
         generation = choose_generation(manifest, encoder, template, share=share)
         with writing(folder):
             sweep(folder, [*manifest.generations.values(), generation])
         index = TableIndex.read(folder, generation)
-        changes = Changes(
-            source,
-            ids=ids,
-            index=index,
-            template=template,
-            truncate=encoder.truncate,
-            fingerprint=generation.fingerprint,
-            item_id=item_id,
-            valid_from=valid_from,
-            now_us=_now_us(),
-            max_texts=max_texts,
-            before=_before(folder, manifest, generation) if valid_from is None else None,
-        )
+        before = _before(folder, manifest, generation) if valid_from is None else None
+        changes = catalogue.changes(index, generation, encoder.truncate, max_texts=max_texts, before=before)
         if changes.n_undated:
             warnings.warn(
                 f"{changes.n_undated} new items come without valid_from: their texts count as known since 1970, "
@@ -237,63 +194,6 @@ def encode_table(
     )
 
 
-def plan_table(
-    items: Any,
-    *,
-    template: ItemTemplate,
-    encoder: TextEncoder,
-    out: str | Path,
-    item_id: str = "item_id",
-    valid_from: str | None = None,
-    delete: bool = True,
-    max_texts: int | None = None,
-    share: bool = False,
-    progress: bool = False,
-) -> EncodePlan:
-    """Return what `encode_table` with the same parameters would do; some hundred texts are encoded to time it."""
-    folder = Path(out)
-    source = open_rows(items, what=WHAT, strings=(item_id, *template.fields))
-    ids = read_ids(source, item_id)
-    generation = choose_generation(read_manifest(folder), encoder, template, share=share)
-    index = TableIndex.read(folder, generation)
-    changes = Changes(
-        source,
-        ids=ids,
-        index=index,
-        template=template,
-        truncate=encoder.truncate,
-        fingerprint=generation.fingerprint,
-        item_id=item_id,
-        valid_from=valid_from,
-        now_us=_now_us(),
-        max_texts=max_texts,
-    )
-    n_new = n_changed = n_texts = n_tokens = 0
-    timed: list[str] = []
-    with bar(len(ids), what="counting tokens", unit="rows", shown=progress) as advance:
-        for work in changes.windows(lambda: _MOST_ROWS):
-            texts = work.texts.drop_null().to_pylist()
-            # From everywhere in the first window: catalogues are often sorted.
-            timed = timed or texts[:: max(1, len(texts) // _TIMED_TEXTS)][:_TIMED_TEXTS]
-            n_texts += len(texts)
-            n_tokens += int(encoder.count_tokens(texts).sum())
-            n_new += int(np.count_nonzero(work.is_new))
-            n_changed += int(np.count_nonzero(~work.is_new))
-            advance(len(work))
-    return EncodePlan(
-        new=n_new,
-        changed=n_changed + sum(map(len, changes.counts.moved)),
-        unchanged=changes.counts.unchanged,
-        deleted=len(index.absent_from(ids)) if delete else 0,
-        missing=changes.counts.missing,
-        failed=changes.counts.failed,
-        texts=n_texts,
-        tokens=n_tokens,
-        minutes=n_tokens / encoder.tokens_per_s(timed) / 60 if timed else 0.0,
-        numerics=encoder.numerics,
-    )
-
-
 class _Run:
     """One run's writing: parts and manifests, and how many rows of which kind."""
 
@@ -304,7 +204,7 @@ class _Run:
         self._manifest = manifest
         self._generation = generation
         self._encoder = encoder
-        self._written_us = _now_us()
+        self._written_us = now_us()
         self._most_rows = max(_LEAST_ROWS, min(_MOST_ROWS, _MOST_BYTES // (4 * encoder.dim)))
         self._rows = min(_FIRST_ROWS, self._most_rows)
         self._before = (encoder.tally.tokens, encoder.tally.cached, encoder.tally.texts)
@@ -427,7 +327,3 @@ def _before(folder: Path, manifest: Manifest, generation: Generation) -> TableIn
 
 def _times(values_us: Int64Array) -> pa.Array:
     return pa.array(values_us, pa.timestamp("us", "UTC"))
-
-
-def _now_us() -> int:
-    return int(datetime.now(UTC).timestamp() * 1e6)
