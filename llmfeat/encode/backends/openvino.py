@@ -16,6 +16,7 @@ from llmfeat.types import Float32Array, Int64Array
 __all__ = ["OpenVino", "native_precision"]
 
 _MOST_STREAMS = 8
+_KEPT_KERNELS = 16
 
 
 def native_precision() -> str:
@@ -60,6 +61,8 @@ class OpenVino:
             "INFERENCE_PRECISION_HINT": precision,
             "INFERENCE_NUM_THREADS": threads,
             "NUM_STREAMS": self.n_streams,
+            # By itself it keeps kernels of thousands of shapes, half a megabyte each and more.
+            "CPU_RUNTIME_CACHE_CAPACITY": _KEPT_KERNELS,
         }
         if "AMX" not in instruction_sets():
             # Attention as one generated kernel is a tenth slower on short texts than as separate products, without AMX.
