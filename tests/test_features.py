@@ -20,7 +20,9 @@ from llmfeat import ActivityFeatures, HistoryFeatures, InteractionLog, VectorTab
 from llmfeat.errors import InputError, MissingColumnError, TableFingerprintError
 from llmfeat.evaluate.controls import CollabFeatures
 from llmfeat.features._activity import ACTIVITY_NAMES
-from llmfeat.features._kernel import History, KernelSpec, exact_unit, similarity_features
+from llmfeat.features._kernel import History, KernelSpec, similarity_features
+from llmfeat.features._products import exact_unit
+from llmfeat.features._summaries import STATISTICS
 from llmfeat.history import AsOfIndex
 from tests.conftest import random_log
 
@@ -46,8 +48,10 @@ KINDS = ("activity", "history", "collab")
 
 
 class TestKernel:
-    def compute(self, vectors, candidate, events, labels, spec):
-        history = History(np.array(events, dtype=np.int64), np.array(labels, dtype=np.float32))
+    def compute(self, vectors, candidate, events, labels, spec, labelled=None):
+        history = History(
+            np.array(events, dtype=np.int64), np.array(labels, dtype=np.float32), US * np.arange(len(events))
+        )
         row = similarity_features(
             np.array(vectors, dtype=np.float32),
             np.array([candidate]),
@@ -55,17 +59,41 @@ class TestKernel:
             np.array([len(events)]),
             history,
             spec,
+            as_of_us=np.array([10 * US]),
+            labelled=None if labelled is None else np.array([labelled]),
         )[0]
         return dict(zip(spec.names, row.tolist(), strict=True))
 
+    SPEC = KernelSpec(
+        max_events=4,
+        top_k=2,
+        half_lives=(1,),
+        half_lives_s=(2,),
+        temperatures=(0.5,),
+        statistics=tuple(STATISTICS),
+    )
+    VECTORS = ((1, 0), (0.6, 0.8), (0, 2), (-3, 0))  # cosines to the first: 1, .6, 0, -1
+
     def test_by_hand(self):
-        spec = KernelSpec(max_events=4, top_k=2, temperatures=(0.5,))
-        vectors = [[1, 0], [0.6, 0.8], [0, 2], [-3, 0]]  # cosines to the first: 1, .6, 0, -1
-        got = self.compute(vectors, 0, [3, 1, 2, 1], [0, 1, 1, 0], spec)
+        got = self.compute(self.VECTORS, 0, [3, 1, 2, 1], [0, 1, 1, 0], self.SPEC)
         weights = np.exp(np.array([-1, 0.6, 0, 0.6]) / 0.5)
+        halves, seconds = np.array([1, 2, 4, 8]), 2 ** (-np.array([10, 9, 8, 7]) / 2)
+        cosines = np.array([-1, 0.6, 0, 0.6])
+        liked = np.array([False, True, True, False])
+        unit = np.array([[-1, 0], [0.6, 0.8], [0, 1], [0.6, 0.8]])
+
+        def mean(weight, side):
+            return (cosines * weight * side).sum() / (weight * side).sum()
+
+        def profile(side):
+            return unit[side].sum(axis=0)[0] / np.linalg.norm(unit[side].sum(axis=0))
+
         expected = {
             "has_vector": 1,
             "history_share": 1,
+            "n": 4,
+            "pos_n": 2,
+            "neg_n": 2,
             "last": 0.6,
             "max": 0.6,
             "mean": 0.05,
@@ -76,9 +104,31 @@ class TestKernel:
             "neg_max": 0.6,
             "neg_mean": -0.2,
             "neg_top2": -0.2,
+            **{f"{side}decay1": mean(halves, mask) for side, mask in (("", 1), ("pos_", liked), ("neg_", ~liked))},
+            **{f"{side}decay2s": mean(seconds, mask) for side, mask in (("", 1), ("pos_", liked), ("neg_", ~liked))},
+            "profile": profile(liked | ~liked),
+            "pos_profile": profile(liked),
+            "neg_profile": profile(~liked),
             "label_t0.5": (weights[1] + weights[2]) / weights.sum(),
+            "nearest_label": 0,
+            "nearest_events_ago": 0,
+            "nearest_age_s": 7,
+            "novelty": 0.4,
         }
         assert got == pytest.approx(expected, abs=1e-6)
+        assert list(got) == list(self.SPEC.names)
+
+    def test_a_label_that_is_not_known_yet_is_on_neither_side(self):
+        known = self.compute(self.VECTORS, 0, [3, 1, 2, 1], [0, 1, 1, 0], self.SPEC)
+        late = self.compute(self.VECTORS, 0, [3, 1, 2, 1], [0, 1, 1, 0], self.SPEC, labelled=2)
+        assert (late["n"], late["pos_n"], late["neg_n"]) == (4, 1, 1)
+        assert late["pos_max"] == late["pos_mean"] == late["pos_profile"] == pytest.approx(0.6)
+        assert late["neg_max"] == late["neg_mean"] == late["neg_profile"] == pytest.approx(-1)
+        weights = np.exp(np.array([-1, 0.6]) / 0.5)
+        assert late["label_t0.5"] == pytest.approx(weights[1] / weights.sum())
+        assert np.isnan(late["nearest_label"])
+        for name in ("last", "max", "mean", "top2", "decay1", "profile", "novelty"):
+            assert late[name] == known[name]
 
     def test_only_the_last_events_count(self):
         spec = KernelSpec(max_events=1, top_k=5)
@@ -108,7 +158,8 @@ class TestKernel:
     @settings(max_examples=20, deadline=None)
     def test_products_are_exact_in_any_order(self, dim, seed):
         draw = np.random.default_rng(seed)
-        unit = exact_unit(draw.standard_normal((9, dim)).astype(np.float32))
+        unit, _ = exact_unit(draw.standard_normal((9, dim)).astype(np.float32))
+        unit = unit.astype(np.float64)
         shuffled = draw.permutation(dim)
         assert np.array_equal(unit @ unit.T, unit[:, shuffled] @ unit[:, shuffled].T)
         assert np.array_equal(unit @ unit.T, np.stack([unit @ row for row in unit]))
