@@ -7,11 +7,12 @@ a batch, and has the same bits.
 from __future__ import annotations
 
 import weakref
+from typing import NamedTuple
 
 import numpy as np
 
 from llmfeat.history import AsOfIndex, InteractionLog
-from llmfeat.types import BoolArray, Float32Array, Float64Array, Int64Array
+from llmfeat.types import BoolArray, Float32Array, Float64Array, Int32Array, Int64Array
 
 __all__ = ["ACTIVITY_NAMES", "POPULARITY_NAMES", "ActivityIndex", "activity_index"]
 
@@ -52,46 +53,69 @@ ACTIVITY_NAMES: tuple[str, ...] = (
 POPULARITY_NAMES: tuple[str, ...] = ("item_n_events", "item_rate", "item_n_1d", "item_n_7d")
 
 
+class _Bounds(NamedTuple):
+    """Where the events of some rows lie in the order of an index: seen from `first` to `stop`, labels until `known`."""
+
+    first: Int64Array
+    known: Int64Array
+    stop: Int64Array
+    starts: list[Int64Array]  # of the time windows
+
+
 class _Group:
     """Running sums over the events of one side (all events, users, items), grouped and sorted by time."""
 
     def __init__(self, index: AsOfIndex, log: InteractionLog) -> None:
         self.index = index
-        self.times_us = log.times_us[index.order]
-        self.labels = _running(log.labels[index.order])
+        self.delay = log.label_delay
+        self.labels = _running(index.sort(log.labels))
 
-    def rate(self, codes: Int64Array, as_of_us: Int64Array, prior: Float64Array) -> Float64Array:
-        """Return the mean label before each moment, drawn to `prior` by `_PRIOR_EVENTS`."""
-        first, stop = self.index.first(codes), self.index.before(codes, as_of_us)
-        rate: Float64Array = (self.labels[stop] - self.labels[first] + _PRIOR_EVENTS * prior) / (
-            stop - first + _PRIOR_EVENTS
+    def known(self, codes: Int32Array | Int64Array, as_of_us: Int64Array) -> Int64Array:
+        """Return where the events begin whose labels are not known before each moment, though they may be seen."""
+        return self.index.before(codes, self.delay.known_before(as_of_us))
+
+    def rate(self, first: Int64Array, known: Int64Array, prior: Float64Array) -> Float64Array:
+        """Return the mean label of the events between, drawn to `prior` by `_PRIOR_EVENTS`."""
+        rate: Float64Array = (self.labels[known] - self.labels[first] + _PRIOR_EVENTS * prior) / (
+            known - first + _PRIOR_EVENTS
         )
         return rate
 
-    def since_s(self, moments_us: Int64Array, positions: Int64Array, known: BoolArray) -> Float64Array:
-        """Return the seconds since the event at each position, NaN where not `known`."""
-        ages = (moments_us - self.times_us[np.clip(positions, 0, len(self.times_us) - 1)]) / 1e6
-        return np.where(known, ages, np.nan)
+    def since_s(self, moments_us: Int64Array, positions: Int64Array, there: BoolArray) -> Float64Array:
+        """Return the seconds since the event at each position, NaN where it is not `there`."""
+        ages = np.full(len(positions), np.nan)
+        ages[there] = (moments_us[there] - self.index.times_at(positions[there])) / 1e6
+        return ages
+
+    def bounds(self, codes: Int64Array, as_of_us: Int64Array) -> _Bounds:
+        """Return what rows of those groups see at those moments."""
+        moments = [as_of_us, self.delay.known_before(as_of_us), *(as_of_us - window for _, window in _TIME_WINDOWS)]
+        # One search for all of them: a request spends more time on its way into numpy than on the search.
+        found = self.index.before(np.tile(codes, len(moments)), np.concatenate(moments))
+        stop, known, *starts = found.reshape(len(moments), len(codes))
+        return _Bounds(self.index.first(codes), known, stop, starts)
 
     def columns(
         self,
-        codes: Int64Array,
+        bounds: _Bounds,
         as_of_us: Int64Array,
         prior: Float64Array,
         excess: Float64Array,
         excess_windows: tuple[int | None, ...],
     ) -> list[Float64Array]:
-        """Return the columns of `_group_names`, for rows of those groups at those moments."""
-        first, stop = self.index.first(codes), self.index.before(codes, as_of_us)
+        """Return the columns of `_group_names`.
+
+        Events count once they are seen, labels once they are known: the last five labels are the last five known ones.
+        """
+        first, known, stop, starts = bounds
         n_events = stop - first
-        columns = [n_events.astype(np.float64), self.rate(codes, as_of_us, prior)]
-        columns += [_mean(self.labels, np.maximum(first, stop - k), stop) for k in _LABEL_WINDOWS]
-        columns += [_mean(excess, np.maximum(first, stop - k) if k else first, stop) for k in excess_windows]
-        for _, window_us in _TIME_WINDOWS:
-            start = self.index.before(codes, as_of_us - window_us)
-            columns += [(stop - start).astype(np.float64), _mean(self.labels, start, stop)]
-        known = n_events > 0
-        return [*columns, self.since_s(as_of_us, stop - 1, known), self.since_s(as_of_us, first, known)]
+        columns = [n_events.astype(np.float64), self.rate(first, known, prior)]
+        columns += [_mean(self.labels, np.maximum(first, known - k), known) for k in _LABEL_WINDOWS]
+        columns += [_mean(excess, np.maximum(first, known - k) if k else first, known) for k in excess_windows]
+        for start in starts:
+            columns += [(stop - start).astype(np.float64), _mean(self.labels, start, known)]
+        is_seen = n_events > 0
+        return [*columns, self.since_s(as_of_us, stop - 1, is_seen), self.since_s(as_of_us, first, is_seen)]
 
 
 class ActivityIndex:
@@ -106,12 +130,11 @@ class ActivityIndex:
         self._item = _Group(log.by_item, log)
         self._session_start = _session_starts(log)
         # What was expected of each event, by what was known strictly before it.
-        codes = log.user_codes.astype(np.int64), log.item_codes.astype(np.int64)
         prior = self._prior(log.times_us)
-        over_item = log.labels - self._item.rate(codes[1], log.times_us, prior)
-        over_user = log.labels - self._user.rate(codes[0], log.times_us, prior)
-        self._user_excess = _running(_on_grid(over_item[log.by_user.order]))
-        self._item_excess = _running(_on_grid(over_user[log.by_item.order]))
+        over_item = log.labels - _rate_then(self._item, log.item_codes, log.times_us, prior)
+        over_user = log.labels - _rate_then(self._user, log.user_codes, log.times_us, prior)
+        self._user_excess = _running(_on_grid(log.by_user.sort(over_item)))
+        self._item_excess = _running(_on_grid(log.by_item.sort(over_user)))
 
     def features(self, user_codes: Int64Array, item_codes: Int64Array, as_of_us: Int64Array) -> Float32Array:
         """Return the columns `ACTIVITY_NAMES` for each row, from events strictly before ``as_of_us``.
@@ -129,38 +152,38 @@ class ActivityIndex:
             Ages in seconds; NaN where a mean or an age has nothing to be taken over.
         """
         prior = self._prior(as_of_us)
+        user, item = self._user.bounds(user_codes, as_of_us), self._item.bounds(item_codes, as_of_us)
         columns = [
-            *self._user.columns(user_codes, as_of_us, prior, self._user_excess, _USER_EXCESS_WINDOWS),
-            *self._session(user_codes, as_of_us),
-            *self._item.columns(item_codes, as_of_us, prior, self._item_excess, _ITEM_EXCESS_WINDOWS),
+            *self._user.columns(user, as_of_us, prior, self._user_excess, _USER_EXCESS_WINDOWS),
+            *self._session(user, as_of_us),
+            *self._item.columns(item, as_of_us, prior, self._item_excess, _ITEM_EXCESS_WINDOWS),
             self._pair_counts(user_codes, item_codes, as_of_us),
             prior,
         ]
         return np.stack(columns, axis=1).astype(np.float32)
 
     def _prior(self, as_of_us: Int64Array) -> Float64Array:
-        """Return the mean label of all events before each moment."""
-        n_before = self._all.index.before(np.zeros(len(as_of_us), dtype=np.int64), as_of_us)
-        rate = _mean(self._all.labels, np.zeros_like(n_before), n_before)
-        return np.where(n_before > 0, rate, _NO_RATE)
+        """Return the mean of all labels known before each moment."""
+        n_known = self._all.known(np.zeros(len(as_of_us), dtype=np.int64), as_of_us)
+        rate = _mean(self._all.labels, np.zeros_like(n_known), n_known)
+        return np.where(n_known > 0, rate, _NO_RATE)
 
-    def _session(self, codes: Int64Array, as_of_us: Int64Array) -> list[Float64Array]:
+    def _session(self, bounds: _Bounds, as_of_us: Int64Array) -> list[Float64Array]:
         """Return count, mean label and length in seconds of the session open at each row: gaps of 30 minutes end it."""
-        user = self._user
-        first, stop = user.index.first(codes), user.index.before(codes, as_of_us)
-        last = np.maximum(stop - 1, 0)
-        is_open = (stop > first) & (as_of_us - user.times_us[last] <= _SESSION_GAP_US)
-        opened = self._session_start[last]
-        start = np.where(is_open, opened, stop)
-        length_s = np.where(is_open, (as_of_us - user.times_us[opened]) / 1e6, 0.0)
-        return [(stop - start).astype(np.float64), _mean(user.labels, start, stop), length_s]
+        user, (first, known, stop, _) = self._user, bounds
+        is_open = user.since_s(as_of_us, stop - 1, stop > first) <= _SESSION_GAP_US / 1e6
+        start = stop.copy()
+        start[is_open] = self._session_start[stop[is_open] - 1]
+        length_s = np.where(is_open, user.since_s(as_of_us, start, is_open), 0.0)
+        return [(stop - start).astype(np.float64), _mean(user.labels, start, known), length_s]
 
     def _pair_counts(self, user_codes: Int64Array, item_codes: Int64Array, as_of_us: Int64Array) -> Float64Array:
         """Return how often the user has met this very item before."""
         pairs, index = self._pairs, self._by_pair
         wanted = user_codes * self._n_items + item_codes
-        position = np.minimum(np.searchsorted(pairs, wanted), len(pairs) - 1)
-        known = (user_codes >= 0) & (item_codes >= 0) & (pairs[position] == wanted)
+        position = np.searchsorted(pairs, wanted)
+        known = (user_codes >= 0) & (item_codes >= 0) & (position < len(pairs))
+        known[known] = pairs[position[known]] == wanted[known]
         codes = np.where(known, position, -1)
         return (index.before(codes, as_of_us) - index.first(codes)).astype(np.float64)
 
@@ -173,6 +196,11 @@ def activity_index(log: InteractionLog) -> ActivityIndex:
     if (index := _INDEXES.get(log)) is None:
         index = _INDEXES[log] = ActivityIndex(log)
     return index
+
+
+def _rate_then(group: _Group, codes: Int32Array, times_us: Int64Array, prior: Float64Array) -> Float64Array:
+    """Return the rate of the group of each event of the log as it was known at the event."""
+    return group.rate(group.index.first(codes), group.known(codes, times_us), prior)
 
 
 def _session_starts(log: InteractionLog) -> Int64Array:

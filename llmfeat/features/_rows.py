@@ -35,18 +35,19 @@ class Seen:
     ----------
     positions : ndarray of int64
         Positions in the log, ascending, each once.
-    start, stop : ndarray of shape (n_rows,), int64
-        Row ``i`` sees ``positions[start[i]:stop[i]]``.
+    start, labelled, stop : ndarray of shape (n_rows,), int64
+        Row ``i`` sees ``positions[start[i]:stop[i]]``, and knows the labels of ``positions[start[i]:labelled[i]]``.
     """
 
     positions: Int64Array
     start: Int64Array
+    labelled: Int64Array
     stop: Int64Array
 
     @classmethod
     def of(cls, log: InteractionLog, rows: Rows, *, max_events: int) -> Self:
         """Return what `rows` see of `log`: the time and the memory are of the rows, not of the log."""
-        start, stop = log.windows(rows.users, rows.as_of_us, max_events=max_events)
+        start, labelled, stop = log.labelled_windows(rows.users, rows.as_of_us, max_events=max_events)
         order = np.argsort(start, kind="stable")
         first, reach = start[order], np.maximum.accumulate(stop[order])
         opens = np.ones(len(order), dtype=bool)
@@ -57,7 +58,7 @@ class Seen:
         offsets = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
         positions = np.arange(offsets[-1]) + np.repeat(lefts - offsets[:-1], sizes)
         shift = (lefts - offsets[:-1])[np.searchsorted(lefts, start, side="right") - 1] if len(order) else start
-        return cls(positions, start - shift, stop - shift)
+        return cls(positions, start - shift, labelled - shift, stop - shift)
 
 
 class LogTransformer(TransformerMixin, BaseEstimator):

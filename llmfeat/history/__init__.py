@@ -1,5 +1,8 @@
-"""The interaction log, asked what was known at a moment."""
+"""The interaction log, asked what was known at a moment; the sequences that models learn from."""
 
-from llmfeat.history.log import AsOfIndex, InteractionLog
+from llmfeat.history.histories import HISTORY_AS_OF_US
+from llmfeat.history.index import AsOfIndex, LabelDelay
+from llmfeat.history.log import InteractionLog
+from llmfeat.history.sequences import Sequences
 
-__all__ = ["AsOfIndex", "InteractionLog"]
+__all__ = ["HISTORY_AS_OF_US", "AsOfIndex", "InteractionLog", "LabelDelay", "Sequences"]

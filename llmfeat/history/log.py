@@ -1,74 +1,39 @@
-"""The interaction log: who did what when, sorted once, asked "what was known strictly before t?"."""
+"""The interaction log: made of frames, of parquet and of histories; saved, opened and cut."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import cached_property
+from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
-from llmfeat._base.frames import id_array, id_column, label_column, require_rows, time_column
-from llmfeat._base.ids import IdIndex
+from llmfeat._base.frames import require_rows
+from llmfeat._base.rows import open_rows
+from llmfeat._base.rows.parquet import ParquetRows
 from llmfeat.errors import InputError
+from llmfeat.history.events import WHAT, EventColumns, Events, IdCodes, batches_of, gather_events
+from llmfeat.history.histories import history_events
+from llmfeat.history.index import AsOfIndex, LabelDelay
+from llmfeat.history.sorted import SortedEvents
+from llmfeat.history.storage import StoredLog, read_stored, write_stored
 from llmfeat.types import Float32Array, Int32Array, Int64Array
 
-__all__ = ["AsOfIndex", "InteractionLog"]
-
-
-class AsOfIndex:
-    """Events grouped by a code and sorted by time within each group.
-
-    Every "what was known at t" of llmfeat is answered here, by one binary search, so that "strictly earlier" is
-    decided in one line of the library.
-
-    Parameters
-    ----------
-    codes : ndarray of shape (n_events,), int
-        The group of each event, from 0 to ``n_codes - 1``.
-    times_us : ndarray of shape (n_events,), int64
-        The time of each event.
-    n_codes : int
-        The number of groups.
-
-    Attributes
-    ----------
-    order : ndarray of shape (n_events,), int64
-        The events sorted by group and time; events of one time keep their order.
-    offsets : ndarray of shape (n_codes + 1,), int64
-        Group ``c`` is ``order[offsets[c]:offsets[c + 1]]``.
-    """
-
-    def __init__(self, codes: Int32Array | Int64Array, times_us: Int64Array, n_codes: int) -> None:
-        self._distinct_times, time_codes = np.unique(times_us, return_inverse=True)
-        keys = codes.astype(np.int64) * (len(self._distinct_times) + 1) + time_codes
-        self.order: Int64Array = np.argsort(keys, kind="stable")
-        self._keys = keys[self.order]
-        counts = np.bincount(codes, minlength=n_codes)
-        self.offsets: Int64Array = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
-
-    def first(self, codes: Int64Array) -> Int64Array:
-        """Return where the group of each code begins in `order`; 0 for the code -1 (an unknown id)."""
-        return np.where(codes >= 0, self.offsets[codes], 0)
-
-    def before(self, codes: Int64Array, times_us: Int64Array) -> Int64Array:
-        """Return where each group's events at or after ``times_us`` begin in `order`.
-
-        What lies between ``first(codes)`` and this is strictly earlier than the time asked for. Events at that very
-        time are not: a basket, or a page of ratings, is one moment, and its rows never see each other.
-        """
-        time_codes = np.searchsorted(self._distinct_times, times_us, side="left")
-        keys = codes * (len(self._distinct_times) + 1) + time_codes
-        return np.where(codes >= 0, np.searchsorted(self._keys, keys, side="left"), 0)
+__all__ = ["InteractionLog"]
 
 
 @dataclass(frozen=True, eq=False)
-class InteractionLog:
+class InteractionLog(SortedEvents):
     """Interactions of users with items, sorted by user and time; immutable.
 
-    Build one with `from_frame`. Copies and clones of estimators share it.
+    Build one with `from_frame`, `from_parquet` or `from_histories`; `save` it, and any number of processes that `open`
+    it share one copy in memory. Copies and clones of estimators share it too.
+
+    It holds 20 bytes an event, 8 a user and the texts of the distinct ids. `by_item` and `by_time` add 4 bytes an event
+    each, `by_pair` 4 and 16 for each distinct pair, once they are asked for.
 
     Attributes
     ----------
@@ -80,15 +45,26 @@ class InteractionLog:
         Microseconds since the epoch, UTC.
     labels : ndarray of shape (n_events,), float32
         1 for a positive, 0 for a negative event.
+    by_user : AsOfIndex
+        The events grouped by user: the order that they are in.
+    label_delay : LabelDelay
+        When labels become known; at once by default.
+
+    Examples
+    --------
+    >>> import pyarrow as pa
+    >>> from llmfeat import InteractionLog
+    >>> events = pa.table(
+    ...     {"user_id": ["u", "u", "v"], "item_id": ["a", "b", "a"], "timestamp": [10**9 + 60, 10**9, 10**9]}
+    ... )
+    >>> log = InteractionLog.from_frame(events)
+    >>> log.item_ids.take(pa.array(log.item_codes[log.as_of("u", (10**9 + 61) * 10**6)])).to_pylist()
+    ['b', 'a']
+    >>> log.as_of("u", 10**9 * 10**6).tolist()  # strictly earlier
+    []
     """
 
-    user_ids: pa.StringArray
-    item_ids: pa.StringArray
-    user_codes: Int32Array
-    item_codes: Int32Array
-    times_us: Int64Array
-    labels: Float32Array
-    by_user: AsOfIndex = field(repr=False)
+    _home: tuple[str, str] | None = field(default=None, repr=False)  # folder and fingerprint of a log that was opened
 
     @classmethod
     def from_frame(
@@ -101,6 +77,7 @@ class InteractionLog:
         label: str | None = None,
         rating: str | None = None,
         like_threshold: float = 4.0,
+        available_after_s: float = 0,
     ) -> Self:
         """Build a log from a pandas, polars or Arrow frame of one row per event, in any order.
 
@@ -116,124 +93,262 @@ class InteractionLog:
             A column of ratings, positive from `like_threshold` on. Without either, every event is a positive.
         like_threshold : float, default=4.0
             The least rating that counts as liked.
+        available_after_s : float, default=0
+            Seconds from an event to its label: an event is seen at once, and until then nobody knows how it ended, as
+            with a purchase some days after a click. What features refresh late is a lag of theirs, which adds to it.
 
         Raises
         ------
         MissingColumnError, EmptyInputError, TimestampError, InputError
             When a column is missing, there is no row, a time or an id is null, or labels are not 0 and 1.
         """
-        what = "the interaction log"
-        users = id_column(data, user_id, what=what)
-        items = id_column(data, item_id, what=what)
-        require_rows(len(users), what=what)
-        times = time_column(data, timestamp, what=what)
-        labels = _labels(data, label=label, rating=rating, like_threshold=like_threshold, n_events=len(users))
-        return cls.from_arrays(users, items, times, labels)
+        delay = _label_delay(available_after_s)
+        columns = EventColumns(user_id, item_id, timestamp, label, rating, like_threshold)
+        events = gather_events([data], columns)
+        events.own()
+        return cls._of_events(events, delay)
+
+    @classmethod
+    def from_parquet(
+        cls,
+        path: str | Path,
+        *,
+        user_id: str = "user_id",
+        item_id: str = "item_id",
+        timestamp: str = "timestamp",
+        label: str | None = None,
+        rating: str | None = None,
+        like_threshold: float = 4.0,
+        available_after_s: float = 0,
+        batch_rows: int = 1 << 20,
+    ) -> Self:
+        """Build a log from a parquet file, or a folder of them, read in batches: only the columns that it needs.
+
+        At most some 60 bytes an event are held on the way, beside the distinct ids and a batch.
+
+        Parameters
+        ----------
+        path : str or Path
+            The file or the folder.
+        user_id, item_id, timestamp, label, rating, like_threshold, available_after_s
+            See `from_frame`, whose log this is, bit for bit.
+        batch_rows : int, default=1048576
+            How many rows are read at once.
+
+        Raises
+        ------
+        MissingColumnError, EmptyInputError, TimestampError, InputError
+            As `from_frame`, and when the file is damaged or changes while it is read.
+        """
+        delay = _label_delay(available_after_s)
+        columns = EventColumns(user_id, item_id, timestamp, label, rating, like_threshold)
+        source = open_rows(path, what=WHAT)
+        if not isinstance(source, ParquetRows):
+            raise InputError(
+                f"{WHAT} is {str(path)[:200]!r}, but the path of parquet was expected: "
+                "read other files into a frame, for InteractionLog.from_frame(...)"
+            )
+        events = gather_events(batches_of(source, columns, batch_rows=batch_rows), columns)
+        pa.default_memory_pool().release_unused()  # Arrow keeps what the batches took, and sorting needs room
+        return cls._of_events(events, delay)
+
+    @classmethod
+    def from_histories(
+        cls,
+        data: Any,
+        *,
+        row_id: str | None = None,
+        history: str = "history_item_ids",
+        labels: str | None = None,
+        timestamps: str | None = None,
+    ) -> Self:
+        """Build a log from rows that bring their own history: each row is a user of its own.
+
+        For a request that carries what its user did, and for data without times. `HistoryFeatures` with ``row_id`` for
+        a user id, and `HISTORY_AS_OF_US` for a timestamp where the histories have no times, sees the row's own history
+        and nothing of another row's. What is counted over all users, as the popularity of an item is, mixes the rows.
+
+        Parameters
+        ----------
+        data : data frame
+            The rows.
+        row_id : str, optional
+            A column of distinct ids; by default the number of the row, from 0.
+        history : str, default="history_item_ids"
+            A column of lists of item ids, oldest first. A row with an empty list, or null, has no event, and its id is
+            unknown to the log like any other.
+        labels : str, optional
+            A column of lists of 0 and 1, one for each item; without, every event is a positive.
+        timestamps : str, optional
+            A column of lists of times, one for each item; without, the last event is a microsecond before
+            `HISTORY_AS_OF_US`, the one before it another microsecond earlier, and so on.
+
+        Raises
+        ------
+        MissingColumnError, DuplicateIdError, TimestampError, InputError
+            When a column is missing or holds no lists, an id within is null, two rows have one id, or lists that
+            belong together are of different lengths.
+
+        Examples
+        --------
+        >>> import pyarrow as pa
+        >>> from llmfeat import InteractionLog
+        >>> from llmfeat.history import HISTORY_AS_OF_US
+        >>> log = InteractionLog.from_histories(pa.table({"history_item_ids": [["a", "b"], None, ["b"]]}))
+        >>> [len(log.as_of(row, HISTORY_AS_OF_US)) for row in (0, 1, 2)]
+        [2, 0, 1]
+        """
+        events, offsets = history_events(data, row_id=row_id, history=history, labels=labels, timestamps=timestamps)
+        if timestamps is not None:
+            return cls._of_events(events, LabelDelay())
+        return cls._of_sorted(events, offsets, LabelDelay())
 
     @classmethod
     def from_arrays(
-        cls, users: pa.StringArray, items: pa.StringArray, times_us: Int64Array, labels: Float32Array
+        cls,
+        users: pa.StringArray,
+        items: pa.StringArray,
+        times_us: Int64Array,
+        labels: Float32Array,
+        *,
+        available_after_s: float = 0,
     ) -> Self:
         """Build a log from checked arrays, one entry per event, in any order."""
-        user_ids, user_codes = _factorize(users)
-        item_ids, item_codes = _factorize(items)
-        order = AsOfIndex(user_codes, times_us, len(user_ids)).order
-        user_codes, item_codes, times_us, labels = (
-            user_codes[order],
-            item_codes[order],
-            times_us[order],
-            labels[order],
-        )
-        for values in (user_codes, item_codes, times_us, labels):
+        codes = []
+        for ids in (users, items):
+            distinct = IdCodes()
+            distinct.add(ids)
+            codes.append(distinct.finish())
+        (user_ids, user_codes), (item_ids, item_codes) = codes
+        # Copies: sorting does not copy what comes in order, and that would change with the caller's arrays.
+        events = Events(user_ids, item_ids, user_codes, item_codes, times_us.copy(), labels.copy())
+        return cls._of_events(events, _label_delay(available_after_s))
+
+    @classmethod
+    def _of_events(cls, events: Events, delay: LabelDelay) -> Self:
+        index = AsOfIndex(events.user_codes, events.times_us, len(events.user_ids))
+        events.sort(index)
+        return cls._of_sorted(events, index.offsets, delay)
+
+    @classmethod
+    def _of_sorted(
+        cls, events: Events, offsets: Int64Array, delay: LabelDelay, home: tuple[str, str] | None = None
+    ) -> Self:
+        arrays = (events.user_codes, events.item_codes, events.times_us, events.labels)
+        for values in (*arrays, offsets):
             values.setflags(write=False)
-        by_user = AsOfIndex(user_codes, times_us, len(user_ids))
-        return cls(user_ids, item_ids, user_codes, item_codes, times_us, labels, by_user)
+        by_user = AsOfIndex.of_sorted(offsets, events.times_us)
+        return cls(events.user_ids, events.item_ids, *arrays, by_user, delay, home)
 
-    @property
-    def n_events(self) -> int:
-        """The number of events."""
-        return len(self.times_us)
+    @classmethod
+    def open(cls, folder: str | Path, *, in_memory: bool = False) -> Self:
+        """Open a saved log in milliseconds: its arrays stay on disk, and processes share what of them is in memory.
 
-    @cached_property
-    def _users(self) -> IdIndex:
-        return IdIndex(self.user_ids)
+        Every file is hashed when it is new to this user and machine, or was touched; then only its size and times are
+        looked at. A log that was opened is pickled as its path, and each worker opens the folder again.
 
-    @cached_property
-    def _items(self) -> IdIndex:
-        return IdIndex(self.item_ids)
+        Parameters
+        ----------
+        folder : str or Path
+            Where `save` put it.
+        in_memory : bool, default=False
+            Whether everything is read now. Such a log is pickled whole, and needs its folder no more.
 
-    @cached_property
-    def by_item(self) -> AsOfIndex:
-        """The events grouped by item."""
-        return AsOfIndex(self.item_codes, self.times_us, len(self.item_ids))
-
-    @cached_property
-    def by_time(self) -> AsOfIndex:
-        """All events as one group, sorted by time."""
-        return AsOfIndex(np.zeros(self.n_events, dtype=np.int32), self.times_us, 1)
-
-    @cached_property
-    def by_pair(self) -> tuple[Int64Array, AsOfIndex]:
-        """The distinct pairs ``user_code * n_items + item_code``, sorted, and the events grouped by them."""
-        keys = self.user_codes.astype(np.int64) * len(self.item_ids) + self.item_codes
-        pairs, codes = np.unique(keys, return_inverse=True)
-        return pairs, AsOfIndex(codes, self.times_us, len(pairs))
-
-    def user_code(self, ids: Any) -> Int64Array:
-        """Return the code of each user id, -1 for a user without an event."""
-        return self._users.positions(id_array(ids, what="user ids"))
-
-    def item_code(self, ids: Any) -> Int64Array:
-        """Return the code of each item id, -1 for an item without an event."""
-        return self._items.positions(id_array(ids, what="item ids"))
-
-    def windows(
-        self, user_ids: Any, times_us: Int64Array, *, max_events: int | None = None, lag_us: int = 0
-    ) -> tuple[Int64Array, Int64Array]:
-        """Return for each row ``(start, stop)``: the user's events strictly before ``times_us - lag_us``.
-
-        Positions are into the log's own arrays, oldest first; at most the last `max_events` of them.
+        Raises
+        ------
+        InputError
+            When there is no log, it is of another schema, or a file is not the one that was written.
         """
-        codes = self.user_code(user_ids)
-        stop = self.by_user.before(codes, times_us - lag_us)
-        start = self.by_user.first(codes)
-        return (start if max_events is None else np.maximum(start, stop - max_events)), stop
+        path = Path(folder).resolve()
+        stored, fingerprint = read_stored(path, in_memory=in_memory)
+        arrays = stored.arrays
+        events = Events(
+            stored.ids["user_ids"],
+            stored.ids["item_ids"],
+            arrays["user_codes"],
+            arrays["item_codes"],
+            arrays["times_us"],
+            arrays["labels"],
+        )
+        delay = LabelDelay(stored.properties["available_after_us"] or 0, stored.properties["cut_us"])
+        home = None if in_memory else (str(path), fingerprint)
+        return cls._of_sorted(events, arrays["user_offsets"], delay, home)
 
-    def as_of(self, user_id: Any, time_us: int) -> Int64Array:
-        """Return the positions of one user's events strictly before `time_us`, oldest first."""
-        start, stop = self.windows([user_id], np.array([time_us], dtype=np.int64))
-        return np.arange(start[0], stop[0], dtype=np.int64)
+    def save(self, folder: str | Path) -> None:
+        """Write the log into a folder, in one step; a log that was there is replaced.
 
-    def until(self, time_us: int) -> Self:
-        """Return the log of the events strictly before `time_us`."""
-        keep = self.times_us < time_us
-        require_rows(int(np.count_nonzero(keep)), what=f"the interaction log before {time_us} us")
-        users = self.user_ids.take(pa.array(self.user_codes[keep]))
-        items = self.item_ids.take(pa.array(self.item_codes[keep]))
-        return self.from_arrays(users, items, self.times_us[keep], self.labels[keep])
+        Those who have the old one open keep it, but workers that are sent it will not find it any more.
+
+        Raises
+        ------
+        InputError
+            When the folder holds something else.
+        """
+        arrays: dict[str, npt.NDArray[Any]] = {
+            "user_codes": self.user_codes,
+            "item_codes": self.item_codes,
+            "times_us": self.times_us,
+            "labels": self.labels,
+            "user_offsets": self.by_user.offsets,
+        }
+        delay = self.label_delay
+        properties = {"available_after_us": delay.available_after_us, "cut_us": delay.cut_us}
+        write_stored(
+            StoredLog(arrays, {"user_ids": self.user_ids, "item_ids": self.item_ids}, properties), Path(folder)
+        )
+
+    def until(self, time_us: int, *, labelled: bool = False) -> Self:
+        """Return the log of what was known at `time_us`: the events strictly before it.
+
+        Labels that had not arrived by then stay unknown to `labelled_windows`, whatever moment is asked for.
+
+        Parameters
+        ----------
+        time_us : int
+            Microseconds since the epoch, UTC.
+        labelled : bool, default=False
+            Whether events without their label are left out, for those who read `labels` as a whole.
+        """
+        delay = self.label_delay.cut(time_us)
+        end_us = int(delay.known_before(np.array([time_us]))[0]) if labelled else time_us
+        keep = self.times_us < end_us
+        require_rows(int(np.count_nonzero(keep)), what=f"the interaction log before {end_us} us")
+        user_ids, user_codes = _compact(self.user_ids, self.user_codes[keep])
+        item_ids, item_codes = _compact(self.item_ids, self.item_codes[keep])
+        return self._of_events(
+            Events(user_ids, item_ids, user_codes, item_codes, self.times_us[keep], self.labels[keep]), delay
+        )
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
         """Return itself: it is immutable, and `sklearn.base.clone` would copy it for every fold."""
         return self
 
+    def __reduce__(self) -> tuple[Callable[..., Self], tuple[Any, ...]]:
+        """Pickle the path of a log that was opened, else its arrays without what is derived from them."""
+        if self._home is not None:
+            return self._reopen, self._home
+        events = Events(self.user_ids, self.item_ids, self.user_codes, self.item_codes, self.times_us, self.labels)
+        return self._of_sorted, (events, self.by_user.offsets, self.label_delay)
 
-def _labels(data: Any, *, label: str | None, rating: str | None, like_threshold: float, n_events: int) -> Float32Array:
-    if label is not None and rating is not None:
-        raise InputError(f"label={label!r} and rating={rating!r} were both given, one of them was expected: drop one")
-    if rating is not None:
-        return (label_column(data, rating, what="the interaction log") >= like_threshold).astype(np.float32)
-    if label is None:
-        return np.ones(n_events, dtype=np.float32)
-    labels = label_column(data, label, what="the interaction log")
-    values: Iterable[float] = np.unique(labels)
-    if not set(values) <= {0.0, 1.0}:
-        raise InputError(
-            f"the column {label!r} goes from {labels.min():g} to {labels.max():g}, but labels are 0 or 1: "
-            "pass it as rating= with a like_threshold"
-        )
-    return labels
+    @classmethod
+    def _reopen(cls, folder: str, fingerprint: str) -> Self:
+        log = cls.open(folder)
+        if log._home != (folder, fingerprint):
+            raise InputError(
+                f"{folder} holds another log than the one that was pickled by its path: save each log into a folder of "
+                "its own, or open it with in_memory=True before pickling"
+            )
+        return log
 
 
-def _factorize(ids: pa.StringArray) -> tuple[pa.StringArray, Int32Array]:
-    encoded = ids.dictionary_encode()
-    return encoded.dictionary, encoded.indices.cast(pa.int32()).to_numpy().copy()
+def _label_delay(available_after_s: float) -> LabelDelay:
+    seconds: object = available_after_s
+    if not (isinstance(seconds, int | float | np.number) and 0 <= float(seconds) < np.inf):
+        raise InputError(f"available_after_s={seconds!r}, but 0 or more seconds were expected")
+    return LabelDelay(round(float(seconds) * 1e6))
+
+
+def _compact(ids: pa.StringArray, codes: Int32Array) -> tuple[pa.StringArray, Int32Array]:
+    """Return the ids that still have an event, by first appearance, and the codes for them."""
+    encoded = pa.array(codes).dictionary_encode()
+    return ids.take(encoded.dictionary), encoded.indices.to_numpy()
