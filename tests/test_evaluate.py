@@ -7,7 +7,6 @@ from html.parser import HTMLParser
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pytest
 from sklearn.metrics import log_loss, ndcg_score, roc_auc_score
 
@@ -16,7 +15,7 @@ from llmfeat._base.frames import id_array
 from llmfeat.errors import InputError
 from llmfeat.evaluate import LiftConfig, LiftData, measure_lift, split_by_time
 from llmfeat.evaluate.arms import ARMS
-from llmfeat.evaluate.controls import CollabFeatures, collab_vectors, random_vectors, tfidf_vectors
+from llmfeat.evaluate.controls import CollabVectors, random_vectors, tfidf_vectors
 from llmfeat.evaluate.lift import COMPARISONS, SLICES
 from llmfeat.evaluate.metrics import METRICS, Estimate, Resamples, interval, measure
 from llmfeat.evaluate.movielens import load_movielens
@@ -24,7 +23,6 @@ from llmfeat.evaluate.ranker import fit_ranker
 from llmfeat.evaluate.report import render_report
 from llmfeat.evaluate.serving import compare_serving, sample_requests
 from llmfeat.evaluate.verdict import judge
-from tests.conftest import random_log
 
 US = 10**6
 
@@ -116,36 +114,15 @@ class TestControls:
         users, items = np.divmod(np.arange(200), 10)
         labels = ((users % 2 == 0) == (items < 5)).astype(int)
         frame = pa.table({"user_id": users, "item_id": items, "timestamp": 10**9 + np.arange(200), "label": labels})
-        vectors = collab_vectors(InteractionLog.from_frame(frame, label="label"), seed=0).lookup(np.arange(10))
+        vectors = CollabVectors().learn(InteractionLog.from_frame(frame, label="label")).lookup(np.arange(10))
         near = vectors @ vectors.T
         assert near[0, 1] > 0.99
         assert near[0, 7] < -0.99
 
-    def test_collab_vectors_are_fitted_on_the_past_of_each_block(self):
-        frame = random_log(2, n_events=800)
-        log = InteractionLog.from_frame(frame, label="label")
-        features = CollabFeatures(log, n_blocks=4).fit(frame)
-        assert len(features.parts_) == 6
-        has_vector = features.transform(frame)[:, 0]
-        times = frame.column("timestamp").to_numpy()
-        assert has_vector[times * US < features.edges_us_[2]].max() == 0  # nothing is known before the first block
-        assert has_vector[times * US >= features.edges_us_[2]].mean() > 0.5
-
-    def test_rows_before_the_fitted_ones_see_no_vectors(self):
-        frame = random_log(2, n_events=800).sort_by("timestamp")
-        log = InteractionLog.from_frame(frame, label="label")
-        features = CollabFeatures(log).fit(frame.slice(400))
-        early = frame.filter(pc.less(frame["timestamp"], frame["timestamp"][400]))
-        assert features.transform(early)[:, 0].max() == 0
-
-    def test_no_blocks_at_all_are_refused(self, log, events):
-        with pytest.raises(InputError, match="n_blocks=0"):
-            CollabFeatures(log, n_blocks=0).fit(events)
-
     def test_nothing_to_learn_from_is_no_vectors(self):
         assert np.isnan(tfidf_vectors(self.ids, [None, None, None], seed=0).vectors).all()
         frame = pa.table({"user_id": ["u"] * 3, "item_id": ["a", "b", "c"], "timestamp": [10**9] * 3})
-        assert np.isnan(collab_vectors(InteractionLog.from_frame(frame), seed=0).vectors).all()
+        assert np.isnan(CollabVectors().learn(InteractionLog.from_frame(frame)).vectors).all()
 
 
 def lift_data(seed: int = 0, *, n_users: int = 40, n_items: int = 120, n_events: int = 3600) -> LiftData:

@@ -18,7 +18,8 @@ from sklearn.preprocessing import FunctionTransformer
 
 from llmfeat import ActivityFeatures, HistoryFeatures, InteractionLog, VectorTable
 from llmfeat.errors import InputError, MissingColumnError, TableFingerprintError
-from llmfeat.evaluate.controls import CollabFeatures
+from llmfeat.evaluate.controls import CollabVectors
+from llmfeat.features import PastFittedFeatures
 from llmfeat.features._activity import ACTIVITY_NAMES
 from llmfeat.features._kernel import History, KernelSpec, similarity_features
 from llmfeat.features._products import exact_unit
@@ -40,7 +41,7 @@ def features_of(kind: str, log: InteractionLog, **parameters):
     if kind == "activity":
         return ActivityFeatures(log, **parameters)
     if kind == "collab":
-        return CollabFeatures(log, **parameters)
+        return PastFittedFeatures(log, {"collab": CollabVectors()}, **parameters)
     return HistoryFeatures(log, {"x": random_vectors(0)}, **parameters)
 
 

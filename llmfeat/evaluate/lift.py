@@ -19,10 +19,10 @@ from llmfeat._base.frames import id_column
 from llmfeat._base.progress import bar
 from llmfeat.encode import VectorTable
 from llmfeat.evaluate.arms import ARMS, ArmResult, fit_arm
-from llmfeat.evaluate.controls import CollabFeatures, random_vectors, tfidf_vectors
+from llmfeat.evaluate.controls import CollabVectors, random_vectors, tfidf_vectors
 from llmfeat.evaluate.metrics import METRICS, Estimate, Resamples, interval, measure
 from llmfeat.evaluate.split import TimeSplit, split_by_time
-from llmfeat.features import ActivityFeatures, HistoryFeatures
+from llmfeat.features import ActivityFeatures, HistoryFeatures, PastFittedFeatures
 from llmfeat.features._activity import ACTIVITY_NAMES, POPULARITY_NAMES
 from llmfeat.features._rows import LogTransformer
 from llmfeat.history import InteractionLog
@@ -181,7 +181,7 @@ def _families(data: LiftData, split: TimeSplit, *, lag_s: int, seed: int) -> dic
     }
     transformers: dict[str, LogTransformer] = {
         "activity": activity,
-        "collab": CollabFeatures(data.log, random_state=seed, history_lag_s=lag_s),
+        "collab": PastFittedFeatures(data.log, {"collab": CollabVectors(random_state=seed)}, history_lag_s=lag_s),
         **{name: HistoryFeatures(data.log, {name: source}, history_lag_s=lag_s) for name, source in sources.items()},
     }
     train = data.rows.take(pa.array(split.train))
@@ -229,7 +229,13 @@ def _inputs_key(data: LiftData, config: LiftConfig) -> str:
     digest.update(repr(data.texts).encode())
     versions = {name: importlib.metadata.version(name) for name in ("lightgbm", "numpy", "scikit-learn", "scipy")}
     sources = [source_sha256(sys.modules[f"llmfeat.{name}"]) for name in ("history", "features", "encode", "evaluate")]
-    rest = {"vectors": data.vectors.fingerprint, "test": config.test_fraction, "versions": versions, "code": sources}
+    rest = {
+        "label_delay": repr(data.log.label_delay),
+        "vectors": data.vectors.fingerprint,
+        "test": config.test_fraction,
+        "versions": versions,
+        "code": sources,
+    }
     digest.update(canonical_json(rest).encode())
     return digest.hexdigest()
 

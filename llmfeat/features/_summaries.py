@@ -118,7 +118,8 @@ class Window:
     @cached_property
     def nearest(self) -> Int64Array:
         """The column of the highest cosine, the newest of equal ones; 0 where nothing is seen."""
-        return np.where(self.seen, self.cosines, -np.float32(np.inf)).argmax(axis=1)
+        nearest: Int64Array = np.where(self.seen, self.cosines, -np.float32(np.inf)).argmax(axis=1)
+        return nearest
 
     def at_nearest(self, values: Float32Array) -> Float32Array:
         """Return what `values` hold at the nearest event, NaN where nothing is seen."""
@@ -248,7 +249,8 @@ DEFAULT_STATISTICS = ("coverage", "last", "top", "mean", "decay", "label")
 
 
 def _count(mask: BoolArray) -> Float32Array:
-    return mask.sum(axis=1, dtype=np.float32)
+    count: Float32Array = mask.sum(axis=1, dtype=np.float32)
+    return count
 
 
 def _divide(total: Float32Array | Float64Array, count: Float32Array | Float64Array) -> Float32Array:

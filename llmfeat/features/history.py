@@ -157,7 +157,7 @@ class HistoryFeatures(LogTransformer):
         TableFingerprintError
             When a vector source is not the one that was fitted with.
         """
-        rows, spec = self._rows(X), self._spec()
+        rows, spec = self._rows(X), self.spec()
         window = self._window(rows)
         blocks = [
             similarity_features(
@@ -168,6 +168,7 @@ class HistoryFeatures(LogTransformer):
                 window.history,
                 spec,
                 as_of_us=rows.as_of_us,
+                labelled=window.seen.labelled,
             )
             for source in self._checked_sources().values()
         ]
@@ -201,7 +202,7 @@ class HistoryFeatures(LogTransformer):
             window.seen.start,
             window.seen.stop,
             window.history,
-            max_events=self._spec().max_events,
+            max_events=self.spec().max_events,
         )
         items = pa.array(window.history.vectors[events] if len(window.history.vectors) else events, mask=events < 0)
         similarity = pa.array(cosines, mask=events < 0)
@@ -209,15 +210,16 @@ class HistoryFeatures(LogTransformer):
 
     def get_feature_names_out(self, input_features: Any = None) -> np.ndarray[Any, Any]:
         """Return the names of the columns of `transform`: the source's name, then what was computed."""
-        names = [f"{source}_{name}" for source in self._sources() for name in self._spec().names]
+        names = [f"{source}_{name}" for source in self._sources() for name in self.spec().names]
         return np.array(names, dtype=object)
 
     def _check_parameters(self) -> None:
         super()._check_parameters()
-        self._spec()
+        self.spec()
         self._sources()
 
-    def _spec(self) -> KernelSpec:
+    def spec(self) -> KernelSpec:
+        """Return what the parameters ask of the kernel, and raise `InputError` where they make no sense."""
         for name, value in (("max_events", self.max_events), ("top_k", self.top_k)):
             if not (isinstance(value, int | np.integer) and value >= 1):
                 raise InputError(f"{name}={value!r}, but an integer of at least 1 was expected")
