@@ -25,6 +25,7 @@ _EXTRA_OF = {
     "tokenizers": "cpu",
     "torch": "export",
     "transformers": "export",
+    "usearch": "ann",
     "yaml": "export",
 }
 
