@@ -16,9 +16,18 @@ if TYPE_CHECKING:
     from llmfeat.artifact import ModelArtifact
     from llmfeat.encode import TextEncoder, VectorTable, encode_table
     from llmfeat.export import export_model
-    from llmfeat.features import ActivityFeatures, HistoryFeatures
+    from llmfeat.features import (
+        ActivityFeatures,
+        HistoryFeatures,
+        LearnedSimilarity,
+        PastFittedFeatures,
+        SemanticIdFeatures,
+        SemanticIds,
+        TextEmbedder,
+        UserTextFeatures,
+    )
     from llmfeat.history import InteractionLog
-    from llmfeat.rank import group_sizes
+    from llmfeat.rank import RankingPipeline, group_sizes
     from llmfeat.store import FeastVectors
     from llmfeat.text import ItemTemplate
 
@@ -28,8 +37,15 @@ __all__ = [
     "HistoryFeatures",
     "InteractionLog",
     "ItemTemplate",
+    "LearnedSimilarity",
     "ModelArtifact",
+    "PastFittedFeatures",
+    "RankingPipeline",
+    "SemanticIdFeatures",
+    "SemanticIds",
+    "TextEmbedder",
     "TextEncoder",
+    "UserTextFeatures",
     "VectorTable",
     "__version__",
     "encode_table",
@@ -43,8 +59,15 @@ _HOME = {
     "HistoryFeatures": "features",
     "InteractionLog": "history",
     "ItemTemplate": "text",
+    "LearnedSimilarity": "features",
     "ModelArtifact": "artifact",
+    "PastFittedFeatures": "features",
+    "RankingPipeline": "rank",
+    "SemanticIdFeatures": "features",
+    "SemanticIds": "features",
+    "TextEmbedder": "features",
     "TextEncoder": "encode",
+    "UserTextFeatures": "features",
     "VectorTable": "encode",
     "encode_table": "encode",
     "export_model": "export",

@@ -73,6 +73,7 @@ def lightgbm_parameters(seed: int) -> dict[str, Any]:
         "random_state": seed,
         "deterministic": True,
         "force_row_wise": True,
+        "n_jobs": 0,  # as OpenMP says; without, the scikit-learn interface takes all cores whatever the environment says
         "verbose": -1,
     }
 

@@ -1,5 +1,15 @@
-"""Into rankers."""
+"""Into rankers: groups, pipelines that end in a ranker, candidates from scorers of the whole catalogue."""
 
-from llmfeat.rank.groups import group_sizes
+from llmfeat.rank.candidates import Candidates, generate_candidates, iter_candidates
+from llmfeat.rank.groups import Groups, group_sizes, mean_ndcg
+from llmfeat.rank.pipeline import RankingPipeline
 
-__all__ = ["group_sizes"]
+__all__ = [
+    "Candidates",
+    "Groups",
+    "RankingPipeline",
+    "generate_candidates",
+    "group_sizes",
+    "iter_candidates",
+    "mean_ndcg",
+]

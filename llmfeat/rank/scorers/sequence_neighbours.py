@@ -110,7 +110,8 @@ class SequenceNeighbours:
     def _shared(self, histories: Sequences) -> Float64Array:
         weights = history_weights(histories, decay=self.decay, max_events=self.max_events)
         shared: Float64Array = (weights @ self.items_.T.tocsr()).toarray()
-        return np.divide(shared, self._sizes, out=np.zeros_like(shared), where=self._sizes > 0)
+        np.divide(shared, self._sizes, out=shared, where=self._sizes > 0)
+        return shared
 
     def _cosines(self, histories: Sequences) -> Float64Array:
         means, norms = self._mean_vectors(histories, decay=self.decay)
