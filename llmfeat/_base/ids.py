@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 
 from llmfeat.types import Int64Array
 
-__all__ = ["IdIndex"]
+__all__ = ["IdIndex", "ids_as_bytes", "ids_of_bytes"]
 
 
 class IdIndex:
@@ -36,3 +36,18 @@ class IdIndex:
     @cached_property
     def _table(self) -> dict[str, int]:
         return {key: position for position, key in enumerate(self.ids.to_pylist())}
+
+
+def ids_as_bytes(ids: pa.StringArray) -> bytes:
+    """Return ids as an Arrow stream: the state of what holds them, for formats that know no Arrow arrays."""
+    batch = pa.record_batch([ids], names=["ids"])
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, batch.schema) as stream:
+        stream.write_batch(batch)
+    written: bytes = sink.getvalue().to_pybytes()
+    return written
+
+
+def ids_of_bytes(state: bytes) -> pa.StringArray:
+    """Return the ids of `ids_as_bytes`."""
+    return pa.ipc.open_stream(state).read_next_batch().column(0)

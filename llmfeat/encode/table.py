@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 
 from llmfeat._base.files import canonical_json, text_sha256
 from llmfeat._base.frames import column, id_array, id_column, require_rows
-from llmfeat._base.ids import IdIndex
+from llmfeat._base.ids import IdIndex, ids_as_bytes, ids_of_bytes
 from llmfeat.encode.index import TableIndex
 from llmfeat.encode.manifest import Generation, Manifest
 from llmfeat.encode.parts import PART_SCHEMA, read_part, vectors_of
@@ -137,6 +137,12 @@ class VectorTable:
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
         """Return itself: it is immutable, and `sklearn.base.clone` would copy it for every fold."""
         return self
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"ids": ids_as_bytes(self.ids), "vectors": self.vectors, "fingerprint": self.fingerprint}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(ids_of_bytes(state["ids"]), state["vectors"], fingerprint=state["fingerprint"])  # type: ignore[misc]
 
     @cached_property
     def _index(self) -> IdIndex:

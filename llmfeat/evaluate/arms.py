@@ -73,7 +73,8 @@ def lightgbm_parameters(seed: int) -> dict[str, Any]:
         "random_state": seed,
         "deterministic": True,
         "force_row_wise": True,
-        "n_jobs": 0,  # as OpenMP says; without, the scikit-learn interface takes all cores whatever the environment says
+        # As OpenMP says: left out, the scikit-learn interface takes all cores, whatever the environment says.
+        "n_jobs": 0,
         "verbose": -1,
     }
 

@@ -27,18 +27,23 @@ def random_vectors(ids: pa.StringArray, *, dim: int, seed: int) -> VectorTable:
     return VectorTable.from_arrays(ids, drawn)
 
 
-def tfidf_vectors(ids: pa.StringArray, texts: Sequence[str | None], *, seed: int) -> VectorTable:
-    """Return TF-IDF vectors of the very texts that the encoder sees, through an SVD where the catalogue is large."""
+def tfidf_vectors(
+    ids: pa.StringArray, texts: Sequence[str | None], *, seed: int, dim: int | None = None
+) -> VectorTable:
+    """Return TF-IDF vectors of the very texts that the encoder sees.
+
+    Of `dim` dimensions by an SVD; by default only where the catalogue is large.
+    """
     there = [row for row, text in enumerate(texts) if text is not None]
     if not there:
         return _no_vectors(ids)
     # The default pattern drops one-letter words, and with them titles such as "M" and "Z".
     words = TfidfVectorizer(sublinear_tf=True, token_pattern=r"(?u)\b\w+\b")
     matrix = words.fit_transform([text for text in texts if text is not None])
-    if len(texts) * matrix.shape[1] <= _MOST_DENSE:
+    if dim is None and len(texts) * matrix.shape[1] <= _MOST_DENSE:
         dense = matrix.toarray()
     else:
-        dense = TruncatedSVD(min(_REDUCED_DIM, matrix.shape[1]), random_state=seed).fit_transform(matrix)
+        dense = TruncatedSVD(min(dim or _REDUCED_DIM, matrix.shape[1]), random_state=seed).fit_transform(matrix)
     vectors = np.full((len(texts), dense.shape[1]), np.nan, dtype=np.float32)
     vectors[there] = dense
     return VectorTable.from_arrays(ids, vectors)

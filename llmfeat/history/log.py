@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
@@ -12,6 +11,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from llmfeat._base.frames import require_rows
+from llmfeat._base.ids import ids_as_bytes, ids_of_bytes
 from llmfeat._base.rows import open_rows
 from llmfeat._base.rows.parquet import ParquetRows
 from llmfeat.errors import InputError
@@ -323,12 +323,23 @@ class InteractionLog(SortedEvents):
         """Return itself: it is immutable, and `sklearn.base.clone` would copy it for every fold."""
         return self
 
-    def __reduce__(self) -> tuple[Callable[..., Self], tuple[Any, ...]]:
-        """Pickle the path of a log that was opened, else its arrays without what is derived from them."""
+    def __getstate__(self) -> dict[str, Any]:
+        """Return the path of a log that was opened, else its arrays without what is derived from them."""
         if self._home is not None:
-            return self._reopen, self._home
-        events = Events(self.user_ids, self.item_ids, self.user_codes, self.item_codes, self.times_us, self.labels)
-        return self._of_sorted, (events, self.by_user.offsets, self.label_delay)
+            return {"home": list(self._home)}
+        arrays = {name: getattr(self, name) for name in ("user_codes", "item_codes", "times_us", "labels")}
+        delay = [self.label_delay.available_after_us, self.label_delay.cut_us]
+        ids = {name: ids_as_bytes(getattr(self, name)) for name in ("user_ids", "item_ids")}
+        return {**arrays, **ids, "offsets": self.by_user.offsets, "label_delay": delay}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        if "home" in state:
+            restored = self._reopen(*state["home"])
+        else:
+            arrays = (state[name] for name in ("user_codes", "item_codes", "times_us", "labels"))
+            events = Events(ids_of_bytes(state["user_ids"]), ids_of_bytes(state["item_ids"]), *arrays)
+            restored = self._of_sorted(events, state["offsets"], LabelDelay(*state["label_delay"]))
+        vars(self).update(vars(restored))
 
     @classmethod
     def _reopen(cls, folder: str, fingerprint: str) -> Self:

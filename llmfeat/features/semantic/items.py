@@ -14,7 +14,7 @@ from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils.validation import check_is_fitted
 
 from llmfeat._base.frames import id_array, id_column, require_columns, to_frame
-from llmfeat._base.ids import IdIndex
+from llmfeat._base.ids import IdIndex, ids_as_bytes, ids_of_bytes
 from llmfeat.errors import InputError, TableFingerprintError
 from llmfeat.features.semantic.columns import code_columns, column_names
 from llmfeat.features.semantic.trie import CodeTrie
@@ -66,6 +66,13 @@ class ItemCodes:
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
         return self
+
+    def __getstate__(self) -> dict[str, Any]:
+        own = {name: getattr(self, name) for name in ("codes", "fitted", "fingerprint")}
+        return {**own, "ids": ids_as_bytes(self.ids)}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update({**state, "ids": ids_of_bytes(state["ids"])})
 
     @cached_property
     def trie(self) -> CodeTrie:
