@@ -4,46 +4,18 @@ The data is made up, so that the effect is known to be there: each user likes it
 vectors. Real vectors come from `llmfeat.encode_table`. Run it with ``python examples/catboost_ranker.py``.
 """
 
-import numpy as np
 import pandas as pd
+from _made_up import by_time, made_up
 from catboost import CatBoostRanker
 from sklearn.pipeline import FeatureUnion
 
-from llmfeat import ActivityFeatures, HistoryFeatures, InteractionLog, RankingPipeline, VectorTable
-
-N_USERS, N_ITEMS, N_REQUESTS, N_CANDIDATES, DIM = 40, 60, 600, 10, 8
-
-
-def made_up(seed: int) -> tuple[pd.DataFrame, VectorTable]:
-    """Return impressions, a request of `N_CANDIDATES` rows at a time but in no order, and a vector of each item."""
-    draw = np.random.default_rng(seed)
-    vectors = draw.standard_normal((N_ITEMS, DIM)).astype(np.float32)
-    taste, quality = draw.standard_normal((N_USERS, DIM)), draw.standard_normal(N_ITEMS)
-    request = np.repeat(np.arange(N_REQUESTS), N_CANDIDATES)
-    user, item = draw.integers(0, N_USERS, N_REQUESTS)[request], draw.integers(0, N_ITEMS, len(request))
-    liking = (taste[user] * vectors[item]).sum(axis=1) / np.sqrt(DIM) + quality[item] - 1
-    rows = pd.DataFrame(
-        {
-            "request_id": [f"request-{number}" for number in request],
-            "user_id": user,
-            "item_id": item,
-            "timestamp": pd.Timestamp("2026-01-01", tz="UTC") + pd.to_timedelta(request, unit="min"),
-            "clicked": (draw.random(len(request)) < 1 / (1 + np.exp(-2 * liking))).astype(int),
-        }
-    )
-    return rows.sample(frac=1, random_state=seed), VectorTable.from_arrays(range(N_ITEMS), vectors)
+from llmfeat import ActivityFeatures, HistoryFeatures, InteractionLog, RankingPipeline
 
 
 def main() -> None:
     """Fit with and without history features, and print NDCG at 10 on the last requests."""
     rows, vectors = made_up(seed=0)
-    # By time: the ranker learns from the past, stops early by what came next, and is measured on what came last.
-    later, last = rows.timestamp.quantile([0.6, 0.8])
-    train, valid, test = (
-        rows[rows.timestamp < later],
-        rows[rows.timestamp.between(later, last)],
-        rows[rows.timestamp > last],
-    )
+    train, valid, test = by_time(rows)
     # The log may reach past the rows: a row's features see only what is strictly earlier than the row.
     log = InteractionLog.from_frame(rows, label="clicked")
     activity = ("activity", ActivityFeatures(log))

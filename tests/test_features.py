@@ -24,7 +24,7 @@ from llmfeat.features._activity import ACTIVITY_NAMES
 from llmfeat.features._kernel import History, KernelSpec, similarity_features
 from llmfeat.features._products import exact_unit
 from llmfeat.features._summaries import STATISTICS
-from llmfeat.history import AsOfIndex
+from llmfeat.history import AsOfIndex, LabelDelay
 from tests.conftest import random_log
 
 US = 10**6
@@ -42,7 +42,8 @@ def features_of(kind: str, log: InteractionLog, **parameters):
         return ActivityFeatures(log, **parameters)
     if kind == "collab":
         return PastFittedFeatures(log, {"collab": CollabVectors()}, **parameters)
-    return HistoryFeatures(log, {"x": random_vectors(0)}, **parameters)
+    every = {"statistics": tuple(STATISTICS), "half_lives_s": (3600,), "max_events": 20}
+    return HistoryFeatures(log, {"x": random_vectors(0)}, **{**every, **parameters})
 
 
 KINDS = ("activity", "history", "collab")
@@ -195,12 +196,37 @@ class TestPointInTime:
         ]
         np.testing.assert_array_equal(*matrices)
 
-    @pytest.mark.parametrize("kind", ["activity", "history"])
+    @pytest.mark.parametrize("kind", KINDS)
     def test_a_double_with_at_or_before_fails_that_check(self, kind, monkeypatch):
         before = AsOfIndex.before
         monkeypatch.setattr(AsOfIndex, "before", lambda self, codes, times: before(self, codes, times + 1))
         with pytest.raises(AssertionError):
             self.test_a_future_event_changes_no_earlier_row.hypothesis.inner_test(self, kind, 1)
+
+    @pytest.mark.parametrize("kind", KINDS)
+    @given(st.integers(0, 30))
+    @settings(max_examples=5, deadline=None)
+    def test_a_label_that_arrives_late_changes_no_earlier_row(self, kind, seed):
+        frame = random_log(seed).to_pandas()
+        late_s = 7200
+        cut = int(frame.timestamp.median())
+        changed = frame.copy()
+        unknown = changed.timestamp >= cut - late_s
+        changed.loc[unknown, "label"] = 1 - changed.label[unknown]
+        rows = frame[frame.timestamp <= cut]
+        matrices = [
+            features_of(kind, InteractionLog.from_frame(events, label="label", available_after_s=late_s))
+            .fit(rows)
+            .transform(rows)
+            for events in (frame, changed)
+        ]
+        np.testing.assert_array_equal(*matrices)
+
+    @pytest.mark.parametrize("kind", ["activity", "history", "collab"])
+    def test_a_double_that_knows_labels_at_once_fails_that_check(self, kind, monkeypatch):
+        monkeypatch.setattr(LabelDelay, "known_before", lambda self, as_of_us: as_of_us)
+        with pytest.raises(AssertionError):
+            self.test_a_label_that_arrives_late_changes_no_earlier_row.hypothesis.inner_test(self, kind, 1)
 
     @pytest.mark.parametrize("kind", KINDS)
     def test_a_lag_hides_what_happened_within_it(self, kind):
@@ -220,8 +246,18 @@ class TestPointInTime:
         log = InteractionLog.from_frame(frame, label="label")
         matrix = features_of("history", log).fit(frame).transform(frame)
         labels = frame.column("label").to_numpy()
-        for column in ("label_t0.05", "pos_max", "neg_mean"):
-            values = matrix[:, KernelSpec().names.index(column)]
+        names = list(features_of("history", log).fit(frame).get_feature_names_out())
+        for column in (
+            "label_t0.05",
+            "label_t0.2",
+            "pos_max",
+            "neg_mean",
+            "pos_decay5",
+            "nearest_label",
+            "max",
+            "last",
+        ):
+            values = matrix[:, names.index(f"x_{column}")]
             there = np.isfinite(values)
             assert abs(roc_auc_score(labels[there], values[there]) - 0.5) < 0.03
 
@@ -302,6 +338,31 @@ class TestHistoryFeatures:
         assert got["text_has_vector"] == 0
         assert np.isnan(got["text_max"])
 
+    def test_because_of_which_item(self, log, events):
+        features = HistoryFeatures(log, {"text": VECTORS, "other": VECTORS}).fit(events)
+        rows = pa.table(
+            {
+                "user_id": ["u1", "u1", "u1", "nobody", "u1"],
+                "item_id": ["b", "c", "a", "a", "zz"],
+                "timestamp": [10**9 + second for second in (350, 350, 500, 500, 500)],
+            }
+        )
+        got = features.because(rows, source="other")
+        # u1 met a at 100 s, b at 200 s, c at 400 s; b is .8 from c and .6 from a.
+        assert got["because_item_id"].to_pylist() == ["b", "b", "a", None, None]
+        assert got["similarity"].to_pylist() == pytest.approx([1, 0.8, 1, None, None])
+        names = list(features.get_feature_names_out())
+        largest = features.transform(rows)[:3, names.index("other_max")].tolist()
+        assert got["similarity"].to_pylist()[:3] == largest
+        with pytest.raises(InputError, match=r"the vector sources are \['text', 'other'\]"):
+            features.because(rows, source="nonsense")
+
+    def test_columns_do_not_depend_on_the_order_of_what_is_asked_for(self, log, events):
+        one = HistoryFeatures(log, {"t": VECTORS}, statistics=("mean", "last"), sides=("neg", "all")).fit(events)
+        two = HistoryFeatures(log, {"t": VECTORS}, statistics=("last", "mean"), sides=("all", "neg")).fit(events)
+        assert list(one.get_feature_names_out()) == ["t_last", "t_mean", "t_neg_mean"]
+        assert one.transform(events).tobytes() == two.transform(events).tobytes()
+
     def test_another_fingerprint_is_refused(self, log, events):
         features = HistoryFeatures(log, {"text": VECTORS}).fit(events)
         features.set_params(vectors={"text": VectorTable.from_arrays(["a"], [[1.0, 2.0]])})
@@ -317,6 +378,11 @@ class TestHistoryFeatures:
             ({"top_k": 1.5}, r"top_k=1\.5"),
             ({"temperatures": (0.0,)}, "numbers over 0"),
             ({"temperatures": 0.1}, "numbers over 0"),
+            ({"half_lives": (-1,)}, r"half_lives=\(-1,\)"),
+            ({"half_lives_s": 5}, "half_lives_s=5"),
+            ({"statistics": ("maximum",)}, "one or more of"),
+            ({"statistics": ()}, "one or more of"),
+            ({"sides": "all"}, "one or more of"),
             ({"history_lag_s": "1h"}, "history_lag_s='1h'"),
             ({"history_lag_s": float("inf")}, "history_lag_s=inf"),
             ({"history_lag_s": -1}, "history_lag_s=-1"),

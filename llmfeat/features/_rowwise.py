@@ -15,7 +15,17 @@ import numpy.typing as npt
 
 from llmfeat.types import BoolArray, Float32Array, Float64Array, Int32Array
 
-__all__ = ["BLOCK_ROWS", "complete_rows", "cosines", "grid_bits", "on_grid", "product", "row_sums", "scaled_rows"]
+__all__ = [
+    "BLOCK_ROWS",
+    "complete_rows",
+    "cosines",
+    "grid_bits",
+    "on_grid",
+    "product",
+    "row_sums",
+    "scaled_rows",
+    "unit_rows",
+]
 
 # Rows that are worked on at once: 50 MB of float64 at 384 dimensions.
 BLOCK_ROWS = 16_384
@@ -43,6 +53,15 @@ def scaled_rows(values: Float64Array) -> tuple[Float64Array, Int32Array]:
     """Return rows without a number over 1, and the exponents of two with which they become `values` again."""
     _, exponents = np.frexp(np.abs(values).max(axis=1))
     return np.ldexp(values, -exponents[:, None]), exponents
+
+
+def unit_rows(values: Float64Array) -> Float64Array:
+    """Return rows of unit length; a row of zeros has no direction, and stays one."""
+    scaled, _ = scaled_rows(values)
+    norms = np.sqrt(row_sums(scaled**2))
+    norms[norms == 0] = 1
+    unit: Float64Array = scaled / norms[:, None]
+    return unit
 
 
 def cosines(left: Float32Array, right: Float32Array) -> Float64Array:

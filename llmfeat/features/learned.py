@@ -12,7 +12,7 @@ from sklearn.base import clone
 from llmfeat._base.ids import IdIndex
 from llmfeat.encode import VectorTable
 from llmfeat.errors import InputError
-from llmfeat.features._rowwise import grid_bits, on_grid, product, row_sums, scaled_rows
+from llmfeat.features._rowwise import grid_bits, on_grid, product, unit_rows
 from llmfeat.features.reduce import VectorReducer, moments, reduce_table
 from llmfeat.history import InteractionLog
 from llmfeat.history.pairs import sum_pairs
@@ -104,7 +104,7 @@ class LearnedSimilarity(VectorReducer):
             )
         wanted = min(128, vectors.shape[1]) if self.n_components is None else self._wanted(vectors.shape[1])
         there = np.flatnonzero(_directed(vectors))
-        unit = _unit(vectors[there].astype(np.float64))
+        unit = unit_rows(vectors[there].astype(np.float64))
         _, self.mean_, covariance = moments(unit)
         variance, axes = np.linalg.eigh(covariance)
         whitening = axes / np.sqrt(np.maximum(variance, 0) + self.shrinkage * variance[-1])
@@ -130,7 +130,7 @@ class LearnedSimilarity(VectorReducer):
         return self
 
     def _reduce(self, vectors: Float64Array) -> Float64Array:
-        projected: Float64Array = product(_unit(vectors) - self.mean_, self.components_.T) * self.scales_
+        projected: Float64Array = product(unit_rows(vectors) - self.mean_, self.components_.T) * self.scales_
         return projected
 
 
@@ -192,11 +192,3 @@ def affinity_of_log(log: InteractionLog, table: VectorTable, *, window: int = 20
 
 def _directed(vectors: Any) -> Any:
     return np.isfinite(vectors).all(axis=1) & (vectors != 0).any(axis=1)
-
-
-def _unit(vectors: Float64Array) -> Float64Array:
-    scaled, _ = scaled_rows(vectors)
-    norms = np.sqrt(row_sums(scaled**2))
-    norms[norms == 0] = 1  # a vector of zeros has no direction, and stays one
-    unit: Float64Array = scaled / norms[:, None]
-    return unit

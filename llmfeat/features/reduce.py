@@ -21,8 +21,7 @@ from llmfeat.features._rowwise import (
     grid_bits,
     on_grid,
     product,
-    row_sums,
-    scaled_rows,
+    unit_rows,
 )
 from llmfeat.types import Float32Array, Float64Array
 
@@ -139,11 +138,7 @@ class Matryoshka(VectorReducer):
         return self
 
     def _reduce(self, vectors: Float64Array) -> Float64Array:
-        first, _ = scaled_rows(vectors[:, : self.n_components_])
-        norms = np.sqrt(row_sums(first**2))
-        norms[norms == 0] = 1  # a vector of zeros has no direction, and stays one
-        unit: Float64Array = first / norms[:, None]
-        return unit
+        return unit_rows(vectors[:, : self.n_components_])
 
 
 class Whitening(VectorReducer):

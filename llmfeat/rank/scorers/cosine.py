@@ -11,12 +11,12 @@ from __future__ import annotations
 import numpy as np
 import scipy.sparse as sp
 
+from llmfeat.features._products import exact_unit
 from llmfeat.history.sequences import Sequences
 from llmfeat.types import BoolArray, Float32Array, Float64Array
 
 __all__ = ["best_cosines", "has_direction", "mean_cosines", "mean_vectors", "products", "unit_rows"]
 
-_ITEM_STEP = 2.0**24
 _MEAN_STEP = 2.0**26
 _CHUNK_ITEMS = 4096
 # Cosines of the distinct items of some histories with a chunk of the catalogue: 32 MB.
@@ -25,13 +25,9 @@ _CHUNK_CELLS = 1 << 22
 
 def unit_rows(vectors: Float32Array) -> Float32Array:
     """Return `vectors` at unit length and on the grid, float32; zeros for a row of NaN or of zeros."""
-    unit = np.zeros(vectors.shape, dtype=np.float32)
+    unit = np.empty(vectors.shape, dtype=np.float32)
     for first in range(0, len(vectors), _CHUNK_ITEMS):
-        wide = vectors[first : first + _CHUNK_ITEMS].astype(np.float64)
-        norms = np.sqrt(np.einsum("ij,ij->i", wide, wide))
-        there = np.isfinite(norms) & (norms > 0)
-        scaled = wide[there] / norms[there, None]
-        unit[first : first + _CHUNK_ITEMS][there] = np.rint(scaled * _ITEM_STEP) / _ITEM_STEP
+        unit[first : first + _CHUNK_ITEMS], _ = exact_unit(vectors[first : first + _CHUNK_ITEMS])
     return unit
 
 
