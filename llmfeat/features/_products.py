@@ -29,15 +29,17 @@ def exact_unit(vectors: Float32Array) -> tuple[Float32Array, BoolArray]:
 
     A row of NaN (no text) or of zeros (no known word) has none, and comes back as zeros.
     """
-    squares = _squares(vectors)  # of float32, which do not overflow float64
+    wide = vectors.astype(np.float64)  # the squares of float32 do not overflow it
+    squares = _squares(wide)
     directed = np.isfinite(squares) & (squares > 0)
-    scale = np.zeros(len(vectors))
+    scale = np.zeros(len(wide))
     np.divide(_STEP, np.sqrt(squares, where=directed, out=scale), where=directed, out=scale)
-    unit = vectors * scale[:, None]
-    np.rint(unit, out=unit)
-    unit *= 1 / _STEP
-    unit[~directed] = 0.0
-    return unit.astype(np.float32), directed
+    wide *= scale[:, None]
+    np.rint(wide, out=wide)
+    wide *= 1 / _STEP
+    if not directed.all():
+        wide[~directed] = 0.0
+    return wide.astype(np.float32), directed
 
 
 def window_cosines(
@@ -52,7 +54,7 @@ def window_cosines(
     candidates : ndarray of shape (n_rows,), int64
         The row of each candidate in `unit`, -1 where it has none.
     start, stop : ndarray of shape (n_rows,), int64
-        Each row's window of `events`, at most `width` long; sorted by `start`, so that neighbours share a product.
+        Each row's window of `events`, at most `width` long; sorted by both, so that neighbours share a product.
     events : ndarray of shape (n_events,), int64
         The row of each event in `unit`, -1 where it has none.
     width : int
@@ -67,6 +69,10 @@ def window_cosines(
     backwards = np.arange(width)
     for rows, low, high in _chunks(start, stop):
         products = _wide(unit, candidates[rows]) @ _wide(unit, events[low:high]).T
+        if start[rows.start] == start[rows.stop - 1] and stop[rows.start] == stop[rows.stop - 1]:
+            # Rows are sorted, so all of them see one window, as the candidates of a request do.
+            cosines[rows, : high - low] = products[:, ::-1]
+            continue
         columns = stop[rows, None] - (low + 1) - backwards
         inside = columns >= (start[rows] - low)[:, None]
         np.maximum(columns, 0, out=columns)
@@ -108,10 +114,9 @@ def _wide(unit: Float32Array, indices: Int64Array) -> Float64Array:
     return taken
 
 
-def _squares(vectors: Float32Array | Float64Array) -> Float64Array:
+def _squares(vectors: Float64Array) -> Float64Array:
     """Return the squared length of each row, the same bits for a row alone and among others."""
-    wide = vectors.astype(np.float64, copy=False)
-    squares: Float64Array = np.einsum("ij,ij->i", wide, wide)
+    squares: Float64Array = np.einsum("ij,ij->i", vectors, vectors)
     return squares
 
 
