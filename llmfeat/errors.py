@@ -4,6 +4,7 @@
   x InputError (ValueError)            the caller's data or parameters
     + MissingColumnError
     + EmptyInputError
+    + NothingToLearnError
     + DuplicateIdError
     + TimestampError
     + TemplateError
@@ -50,6 +51,7 @@ __all__ = [
     "LLMFeatWarning",
     "MissingColumnError",
     "MissingDependencyError",
+    "NothingToLearnError",
     "ParityError",
     "StoreConfigError",
     "StoreError",
@@ -82,6 +84,10 @@ class MissingColumnError(InputError):
 
 class EmptyInputError(InputError):
     """A log, a catalogue or a list without a single row."""
+
+
+class NothingToLearnError(InputError):
+    """Data that holds none of what is to be learned from it."""
 
 
 class DuplicateIdError(InputError):

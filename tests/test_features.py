@@ -120,6 +120,46 @@ class TestKernel:
         assert got == pytest.approx(expected, abs=1e-6)
         assert list(got) == list(self.SPEC.names)
 
+    def test_a_decayed_mean_is_of_what_is_there_however_old(self):
+        spec = KernelSpec(max_events=50, half_lives=(0.3,), half_lives_s=(0.01,), statistics=("mean", "decay"))
+        got = self.compute(self.VECTORS, 0, [1] + [3] * 49, [1] + [0] * 49, spec)
+        assert got["pos_decay0.3"] == got["pos_decay0.01s"] == got["pos_mean"] == pytest.approx(0.6)
+
+    def test_ages_are_of_the_own_events_alone(self):
+        """The first event of the log, of somebody else and far later, is not looked at."""
+        spec = KernelSpec(max_events=3, half_lives_s=(1,), statistics=("decay", "nearest"), sides=("all",))
+        history = History(np.array([1, 1]), np.ones(2, np.float32), US * np.array([10**6, 0]))
+        vectors = np.array([[1, 0], [0.6, 0.8]], dtype=np.float32)
+        row = similarity_features(
+            vectors, np.array([0]), np.array([1]), np.array([2]), history, spec, as_of_us=np.array([5 * US])
+        )[0]
+        got = dict(zip(spec.names, row.tolist(), strict=True))
+        assert got["decay1s"] == got["decay5"] == pytest.approx(0.6)
+        assert got["nearest_age_s"] == 5
+
+    def test_a_profile_that_cancels_out_has_no_direction(self):
+        spec = KernelSpec(max_events=3, statistics=("profile",), sides=("all",))
+        assert np.isnan(self.compute([[1, 0], [0.6, 0.8], [-0.6, -0.8]], 0, [1, 2], [1, 1], spec)["profile"])
+        draw = np.random.default_rng(0)
+        vectors = draw.standard_normal((3, 5))
+        vectors[2] = -vectors[1] + 1e-4 * vectors[0]
+        value = self.compute(vectors, 0, [1, 2], [1, 1], spec)["profile"]
+        assert np.isnan(value) or abs(value) <= 1
+
+    def test_windows_may_nest(self):
+        draw = np.random.default_rng(0)
+        vectors = draw.standard_normal((50, 8)).astype(np.float32)
+        history = History(draw.integers(0, 50, 60), np.ones(60, np.float32))
+        start = np.repeat([0, 5, 5], [300, 2, 1])
+        stop = np.repeat([50, 10, 60], [300, 2, 1])
+        candidates = draw.integers(0, 50, 303)
+        spec = KernelSpec()
+        matrix = similarity_features(vectors, candidates, start, stop, history, spec)
+        for row in (0, 299, 300, 301, 302):
+            alone = slice(row, row + 1)
+            one = similarity_features(vectors, candidates[alone], start[alone], stop[alone], history, spec)
+            assert one.tobytes() == matrix[alone].tobytes()
+
     def test_a_label_that_is_not_known_yet_is_on_neither_side(self):
         known = self.compute(self.VECTORS, 0, [3, 1, 2, 1], [0, 1, 1, 0], self.SPEC)
         late = self.compute(self.VECTORS, 0, [3, 1, 2, 1], [0, 1, 1, 0], self.SPEC, labelled=2)

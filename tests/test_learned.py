@@ -125,6 +125,14 @@ def test_the_fingerprint_is_of_table_and_lesson():
     assert len({one.fingerprint, other.fingerprint, table.fingerprint}) == 3
 
 
+def test_where_nothing_can_be_learned_there_are_no_vectors():
+    table = VectorTable.from_arrays(["a", "b", "c"], np.eye(3))
+    alone = SimilarityLearner(table).learn(log_of([["a"], ["b"], ["c"]]))
+    assert np.isnan(alone.vectors).all()
+    same = VectorTable.from_arrays(["a", "b", "c"], np.ones((3, 2)))
+    assert np.isnan(SimilarityLearner(same).learn(log_of([["a", "b"], ["b", "c"]])).vectors).all()
+
+
 @pytest.mark.parametrize(
     ("parameters", "affinity", "said"),
     [
@@ -133,7 +141,7 @@ def test_the_fingerprint_is_of_table_and_lesson():
         ({"n_components": 9}, sp.eye_array(4), "n_components=9"),
         ({}, np.eye(4), "a sparse array"),
         ({}, sp.eye_array(3), r"shape \(4, 4\) was expected"),
-        ({}, sp.csr_array((4, 4)), "no two of the 4 items"),
+        ({}, sp.csr_array((4, 4)), "of 4 items with a vector no two"),
     ],
 )
 def test_bad_input(parameters, affinity, said):

@@ -29,16 +29,16 @@ def exact_unit(vectors: Float32Array) -> tuple[Float32Array, BoolArray]:
 
     A row of NaN (no text) or of zeros (no known word) has none, and comes back as zeros.
     """
-    wide = vectors.astype(np.float64)  # the squares of float32 do not overflow it
+    wide = vectors.astype(np.float64, order="C")  # the squares of float32 do not overflow it
     squares = _squares(wide)
     directed = np.isfinite(squares) & (squares > 0)
     scale = np.zeros(len(wide))
     np.divide(_STEP, np.sqrt(squares, where=directed, out=scale), where=directed, out=scale)
+    if not directed.all():
+        wide[~directed] = 0.0
     wide *= scale[:, None]
     np.rint(wide, out=wide)
     wide *= 1 / _STEP
-    if not directed.all():
-        wide[~directed] = 0.0
     return wide.astype(np.float32), directed
 
 
@@ -71,7 +71,8 @@ def window_cosines(
         products = _wide(unit, candidates[rows]) @ _wide(unit, events[low:high]).T
         if start[rows.start] == start[rows.stop - 1] and stop[rows.start] == stop[rows.stop - 1]:
             # Rows are sorted, so all of them see one window, as the candidates of a request do.
-            cosines[rows, : high - low] = products[:, ::-1]
+            n_events = int(stop[rows.start]) - low  # the span may reach further, for rows of earlier chunks
+            cosines[rows, :n_events] = products[:, :n_events][:, ::-1]
             continue
         columns = stop[rows, None] - (low + 1) - backwards
         inside = columns >= (start[rows] - low)[:, None]

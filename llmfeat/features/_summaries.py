@@ -14,6 +14,9 @@ from llmfeat.types import BoolArray, Float32Array, Float64Array, Int64Array
 __all__ = ["DEFAULT_STATISTICS", "SIDES", "STATISTICS", "KernelSpec", "Window", "summarize"]
 
 SIDES = ("all", "pos", "neg")
+_LEAST_NORM = 2.0**-8
+# 2**-100 times the least cosine but 0 is still a normal float32.
+_MOST_HALF_LIVES = np.float32(100)
 
 
 @dataclass(frozen=True)
@@ -182,21 +185,30 @@ def _mean(window: Window, spec: KernelSpec) -> Columns:
 
 
 def _decay(window: Window, spec: KernelSpec) -> Columns:
-    width = window.cosines.shape[1]
-    weights = [np.exp2(-np.arange(width) / half_life).astype(np.float32)[None] for half_life in spec.half_lives]
+    events_ago = np.arange(window.cosines.shape[1], dtype=np.float32)[None]
+    weights = [_decayed(events_ago, half_life) for half_life in spec.half_lives]
     if spec.half_lives_s:
         assert window.ages_s is not None, "the kernel gives ages where half-lives are in seconds"
-        weights += [np.exp2(window.ages_s * np.float32(-1 / half_life_s)) for half_life_s in spec.half_lives_s]
+        weights += [_decayed(window.ages_s, half_life_s) for half_life_s in spec.half_lives_s]
     for weight in weights:
         for side in spec.sides:
             total = (window.kept[side] * weight).sum(axis=1)
             yield _divide(total, (window.sides[side] * weight).sum(axis=1))
 
 
+def _decayed(ages: Float32Array, half_life: float) -> Float32Array:
+    # Past the largest number of half-lives all events weigh the same, so that the mean of old ones alone is their mean.
+    # What is no event of the row may have any age, and is taken at 0 or that many half-lives.
+    weights: Float32Array = np.exp2(-np.clip(ages * np.float32(1 / half_life), 0, _MOST_HALF_LIVES))
+    return weights
+
+
 def _profile(window: Window, spec: KernelSpec) -> Columns:
     for side in spec.sides:
-        norms = np.where(window.counts[side] > 0, window.norms[side], 0.0)
-        yield _divide(window.kept[side].sum(axis=1, dtype=np.float64), norms)
+        # A sum that cancels out has no direction, and the rounding of the cosines would be all that is left of it.
+        there = (window.counts[side] > 0) & (window.norms[side] > _LEAST_NORM)
+        total = window.kept[side].sum(axis=1, dtype=np.float64)
+        yield np.clip(_divide(total, np.where(there, window.norms[side], 0.0)), -1, 1)
 
 
 def _label(window: Window, spec: KernelSpec) -> Columns:

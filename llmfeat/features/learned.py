@@ -11,7 +11,7 @@ from sklearn.base import clone
 
 from llmfeat._base.ids import IdIndex
 from llmfeat.encode import VectorTable
-from llmfeat.errors import InputError
+from llmfeat.errors import InputError, NothingToLearnError
 from llmfeat.features._rowwise import grid_bits, on_grid, product, unit_rows
 from llmfeat.features.reduce import VectorReducer, moments, reduce_table
 from llmfeat.history import InteractionLog
@@ -89,8 +89,9 @@ class LearnedSimilarity(VectorReducer):
         Raises
         ------
         InputError
-            When a parameter or the shape of `affinity` is wrong, fewer than two vectors are there, or no two items
-            with a vector go together.
+            When a parameter or the shape of `affinity` is wrong, or fewer than two vectors are there.
+        NothingToLearnError
+            When no two items with a vector go together, or all vectors are the same.
         """
         for name, value in (("shrinkage", self.shrinkage), ("pair_shrinkage", self.pair_shrinkage)):
             given: object = value
@@ -107,20 +108,19 @@ class LearnedSimilarity(VectorReducer):
         unit = unit_rows(vectors[there].astype(np.float64))
         _, self.mean_, covariance = moments(unit)
         variance, axes = np.linalg.eigh(covariance)
+        among = affinity.tocsr()[there][:, there].astype(np.float64)
+        if variance[-1] <= 0 or not among.nnz:
+            raise _nothing(len(there), among.nnz)
         whitening = axes / np.sqrt(np.maximum(variance, 0) + self.shrinkage * variance[-1])
         white = (unit - self.mean_) @ whitening
-        among = affinity.tocsr()[there][:, there].astype(np.float64)
         n_pairs = np.asarray(abs(among).sum(axis=1)).ravel()
         damped = white / np.sqrt(n_pairs + self.pair_shrinkage)[:, None]
         together = damped.T @ (among @ damped)
         strength, directions = np.linalg.eigh((together + together.T) / 2)
         kept = np.argsort(-strength, kind="stable")[:wanted]
         kept = kept[strength[kept] > 1e-10 * max(float(np.abs(strength).max()), 1e-300)]
-        if not len(kept) or variance[-1] <= 0:
-            raise InputError(
-                f"no two of the {len(there)} items with a vector go together ({among.nnz} affinities), so there is "
-                "nothing to learn: pass events of more users, or use the vectors as they are"
-            )
+        if not len(kept):
+            raise _nothing(len(there), among.nnz)
         projection = whitening @ directions[:, kept]
         projection *= np.sign(projection[np.abs(projection).argmax(axis=0), np.arange(len(kept))])
         lengths = np.linalg.norm(projection, axis=0)
@@ -156,9 +156,12 @@ class SimilarityLearner:
     distance_decay: float = 0.8
 
     def learn(self, log: InteractionLog) -> VectorTable:
-        """Return the table, projected as the events of `log` teach."""
+        """Return the table, projected as the events of `log` teach; without a vector where they teach nothing."""
         affinity = affinity_of_log(log, self.table, window=self.window, distance_decay=self.distance_decay)
-        fitted = clone(self.similarity).fit(self.table.vectors, affinity)
+        try:
+            fitted = clone(self.similarity).fit(self.table.vectors, affinity)
+        except NothingToLearnError:
+            return VectorTable.from_arrays(self.table.ids, np.full((len(self.table), 1), np.nan))
         return reduce_table(fitted, self.table)
 
 
@@ -188,6 +191,13 @@ def affinity_of_log(log: InteractionLog, table: VectorTable, *, window: int = 20
     affinity.setdiag(0)  # that an item is like itself teaches nothing
     affinity.eliminate_zeros()
     return affinity
+
+
+def _nothing(n_vectors: int, n_pairs: int) -> NothingToLearnError:
+    return NothingToLearnError(
+        f"of {n_vectors} items with a vector no two different ones go together ({n_pairs} affinities), so there is "
+        "nothing to learn: pass events of more users, or use the vectors as they are"
+    )
 
 
 def _directed(vectors: Any) -> Any:
