@@ -177,18 +177,23 @@ class _Blocks:
     def _norms(self, rows: Int64Array) -> dict[str, Float64Array]:
         start, stop, labels = self.start[rows], self.stop[rows], self.history.labels
         labelled = stop if self.labelled is None else np.clip(self.labelled[rows], start, stop)
+        # Rows of one window, such as the candidates of a request, stand together, and share their profile.
+        bounds = np.stack([start, stop, labelled], axis=1)
+        opens = np.ones(len(rows), dtype=bool)
+        opens[1:] = (bounds[1:] != bounds[:-1]).any(axis=1)
+        start, stop, labelled = bounds[opens].T
         sides = {
             "all": (np.ones(len(labels), bool), stop),
             "pos": (labels > 0, labelled),
             "neg": (labels <= 0, labelled),
         }
-        return {side: self._norm(start, sides[side][1], sides[side][0]) for side in self.spec.sides}
-
-    def _norm(self, start: Int64Array, stop: Int64Array, keep: BoolArray) -> Float64Array:
-        # Rows of one window, such as the candidates of a request, share their profile.
-        windows, of_row = np.unique(np.stack([start, stop], axis=1), axis=0, return_inverse=True)
-        norms = profile_norms(self.unit, windows[:, 0], windows[:, 1], self.events, keep.astype(np.float32))
-        return norms[of_row]
+        of_row = np.cumsum(opens) - 1
+        return {
+            side: profile_norms(self.unit, start, sides[side][1], self.events, sides[side][0].astype(np.float32))[
+                of_row
+            ]
+            for side in self.spec.sides
+        }
 
 
 def _directed(indices: Int64Array, directed: BoolArray) -> Int64Array:

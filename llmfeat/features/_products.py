@@ -78,7 +78,7 @@ def window_cosines(
         inside = columns >= (start[rows] - low)[:, None]
         np.maximum(columns, 0, out=columns)
         cosines[rows] = np.take_along_axis(products, columns, axis=1)
-        cosines[rows] *= inside
+        cosines[rows][~inside] = 0.0
     return cosines
 
 

@@ -14,6 +14,7 @@ from llmfeat.types import BoolArray, Float32Array, Float64Array, Int64Array
 __all__ = ["DEFAULT_STATISTICS", "SIDES", "STATISTICS", "KernelSpec", "Window", "summarize"]
 
 SIDES = ("all", "pos", "neg")
+_BELOW_ALL = -2  # cosines end at -1
 _LEAST_NORM = 2.0**-8
 # 2**-100 times the least cosine but 0 is still a normal float32.
 _MOST_HALF_LIVES = np.float32(100)
@@ -98,15 +99,16 @@ class Window:
     with_vector: BoolArray
     norms: Mapping[str, Float64Array]
 
-    @cached_property
-    def n_earlier(self) -> Float32Array:
-        """How many events each window has."""
-        return _count(self.earlier)
+    # Masks are float32 of 0 and 1: numpy multiplies by them several times as fast as by booleans.
 
     @cached_property
-    def sides(self) -> Mapping[str, BoolArray]:
-        """The seen events of each side."""
-        return {"all": self.seen, "pos": self.seen & (self.labels > 0), "neg": self.seen & (self.labels <= 0)}
+    def sides(self) -> Mapping[str, Float32Array]:
+        """The seen events of each side: 1 where there is one."""
+        return {
+            "all": _mask(self.seen),
+            "pos": _mask(self.seen & (self.labels > 0)),
+            "neg": _mask(self.seen & (self.labels <= 0)),
+        }
 
     @cached_property
     def counts(self) -> Mapping[str, Float32Array]:
@@ -121,7 +123,7 @@ class Window:
     @cached_property
     def nearest(self) -> Int64Array:
         """The column of the highest cosine, the newest of equal ones; 0 where nothing is seen."""
-        nearest: Int64Array = np.where(self.seen, self.cosines, -np.float32(np.inf)).argmax(axis=1)
+        nearest: Int64Array = _sunk(self.cosines, self.sides["all"]).argmax(axis=1)
         return nearest
 
     def at_nearest(self, values: Float32Array) -> Float32Array:
@@ -154,7 +156,7 @@ def summarize(window: Window, spec: KernelSpec, out: Float32Array) -> None:
 
 def _coverage(window: Window, spec: KernelSpec) -> Columns:
     yield window.has_vector.astype(np.float32)
-    yield _divide(_count(window.with_vector), window.n_earlier)
+    yield _divide(_count(_mask(window.with_vector)), _count(_mask(window.earlier)))
 
 
 def _counts(window: Window, spec: KernelSpec) -> Columns:
@@ -170,12 +172,11 @@ def _max_and_top(window: Window, spec: KernelSpec) -> Columns:
     for side in spec.sides:
         mask, count = window.sides[side], window.counts[side]
         top = min(spec.top_k, mask.shape[1])
-        # Sorted upwards, so that what is not of the side, as -inf, comes first.
-        ranked = np.sort(np.where(mask, window.cosines, -np.float32(np.inf)), axis=1)[:, -top:]
+        ranked = np.sort(_sunk(window.cosines, mask), axis=1)[:, -top:]  # upwards: what is not of the side comes first
         largest = ranked[:, -1].copy()
         largest[count == 0] = np.nan
         yield largest
-        ranked[ranked == -np.inf] = 0.0
+        ranked[ranked < _BELOW_ALL] = 0.0
         yield _divide(ranked.sum(axis=1), np.minimum(count, np.float32(top)))
 
 
@@ -212,13 +213,12 @@ def _profile(window: Window, spec: KernelSpec) -> Columns:
 
 
 def _label(window: Window, spec: KernelSpec) -> Columns:
-    known = window.seen & np.isfinite(window.labels)
-    cosines = np.where(known, window.cosines, -np.float32(np.inf))
-    peak = cosines.max(axis=1, keepdims=True)
-    np.subtract(cosines, np.where(np.isfinite(peak), peak, np.float32(0)), out=cosines)
-    liked = known & (window.labels > 0)
+    known, liked = window.sides["pos"] + window.sides["neg"], window.sides["pos"]
+    cosines = _sunk(window.cosines, known)
+    cosines -= cosines.max(axis=1, keepdims=True)
     for temperature in spec.temperatures:
         weights = np.exp(cosines * np.float32(1 / temperature))
+        weights *= known
         yield _divide((weights * liked).sum(axis=1), weights.sum(axis=1))
 
 
@@ -260,9 +260,18 @@ STATISTICS: Mapping[str, Statistic] = {
 DEFAULT_STATISTICS = ("coverage", "last", "top", "mean", "decay", "label")
 
 
-def _count(mask: BoolArray) -> Float32Array:
-    count: Float32Array = mask.sum(axis=1, dtype=np.float32)
+def _mask(there: BoolArray) -> Float32Array:
+    return there.astype(np.float32)
+
+
+def _count(mask: Float32Array) -> Float32Array:
+    count: Float32Array = np.einsum("ij->i", mask)  # whole numbers, exact in any order
     return count
+
+
+def _sunk(cosines: Float32Array, mask: Float32Array) -> Float32Array:
+    """Return the cosines where the mask is 1, and values under `_BELOW_ALL` where it is 0."""
+    return cosines + (mask - np.float32(1)) * np.float32(4)
 
 
 def _divide(total: Float32Array | Float64Array, count: Float32Array | Float64Array) -> Float32Array:
