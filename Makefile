@@ -31,10 +31,11 @@ format: $(VENV)/.dev  ## rewrite the code in the house's format
 
 # encode_gpu.py needs a machine with a GPU, and says how it is run there.
 bench: $(VENV)/.bench  ## every benchmark in full, into benchmarks/results
-	for name in artifacts encode history_kernel movielens; do \
+	for name in artifacts encode features movielens; do \
 	  out=benchmarks/results/$${name/#encode/encode-cpu}.json; \
 	  $(BIN)/python benchmarks/$$name.py --full --json $$out || exit 1; \
 	done
+	$(BIN)/python benchmarks/features.py --validation --json benchmarks/results/features-validation.json
 
 clean:  ## remove what the commands above made
 	rm -rf $(VENV) out feature_repo/data dist build
