@@ -3,6 +3,7 @@ from __future__ import annotations
 import copy
 import gc
 import pickle
+import tracemalloc
 import weakref
 
 import numpy as np
@@ -145,6 +146,22 @@ class TestKernel:
         vectors[2] = -vectors[1] + 1e-4 * vectors[0]
         value = self.compute(vectors, 0, [1, 2], [1, 1], spec)["profile"]
         assert np.isnan(value) or abs(value) <= 1
+
+    def test_memory_beside_the_result_does_not_grow_with_the_rows(self):
+        draw = np.random.default_rng(0)
+        vectors = draw.standard_normal((200, 64)).astype(np.float32)
+        history = History(draw.integers(0, 200, 3000), np.ones(3000, np.float32))
+        spec = KernelSpec()
+        beside = []
+        for n_rows in (8_000, 64_000):
+            start = np.sort(draw.integers(0, 2900, n_rows))
+            candidates = draw.integers(0, 200, n_rows)
+            tracemalloc.start()
+            out = similarity_features(vectors, candidates, start, start + 60, history, spec)
+            beside.append(tracemalloc.get_traced_memory()[1] - out.nbytes)
+            tracemalloc.stop()
+        # A few indices a row; the windows alone would be 50 times that.
+        assert beside[1] - beside[0] < 100 * (64_000 - 8_000)
 
     def test_windows_may_nest(self):
         draw = np.random.default_rng(0)
