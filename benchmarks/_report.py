@@ -68,7 +68,7 @@ def save(path: Path, figures: dict[str, float], rows: list[dict[str, Any]]) -> N
         "rows": rows,
     }
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(body, indent=2, allow_nan=False) + "\n")
+    path.write_text(json.dumps(body, indent=1, allow_nan=False) + "\n")
 
 
 def versions() -> dict[str, str]:
