@@ -29,6 +29,7 @@ from llmfeat import (
     UserTextFeatures,
     VectorTable,
 )
+from llmfeat.errors import MissingColumnError
 from llmfeat.evaluate.controls import CollabVectors
 from llmfeat.features import LearnedSimilarity, SimilarityLearner
 from tests.conftest import random_log
@@ -140,8 +141,8 @@ def test_the_order_and_the_company_of_rows_change_no_bit(features):
     assert matrix.dtype in (np.float32, np.int32)
     order = np.random.default_rng(0).permutation(len(FRAME))
     assert features.transform(FRAME.take(pa.array(order))).tobytes() == matrix[order].tobytes()
-    for row in (0, 17, 399):
-        assert features.transform(FRAME.slice(row, 1)).tobytes() == matrix[row].tobytes()
+    for rows in ([0], [17], [399, 3], [5, 5, 260]):
+        assert features.transform(FRAME.take(pa.array(rows))).tobytes() == matrix[rows].tobytes()
     assert features.transform(FRAME.slice(0, 0)).shape == (0, matrix.shape[1])
 
 
@@ -151,6 +152,18 @@ def test_frames_of_any_library_and_other_columns_beside(features):
         assert features.transform(frame).tobytes() == matrix.tobytes()
     assert features.n_features_in_ == 4
     assert list(features.feature_names_in_) == FRAME.column_names
+
+
+def test_unknown_users_and_items_are_no_error(features):
+    row = pa.table({"user_id": ["new"], "item_id": ["unheard of"], "timestamp": [2 * 10**9], "label": [0]})
+    assert features.fit(FRAME).transform(row).shape == (1, len(features.get_feature_names_out()))
+
+
+def test_a_missing_column_is_named(features):
+    with pytest.raises(MissingColumnError, match=r"'item_id'"):
+        features.fit(FRAME.drop_columns(["item_id"]))
+    with pytest.raises(MissingColumnError, match=r"'item_id'"):
+        features.fit(FRAME).transform(FRAME.drop_columns(["item_id"]))
 
 
 def test_names_and_set_output(features):

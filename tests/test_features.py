@@ -1,24 +1,17 @@
 from __future__ import annotations
 
-import copy
 import gc
-import pickle
 import tracemalloc
 import weakref
 
 import numpy as np
-import pandas as pd
-import polars as pl
 import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sklearn.base import clone
-from sklearn.pipeline import FeatureUnion, make_pipeline
-from sklearn.preprocessing import FunctionTransformer
 
 from llmfeat import ActivityFeatures, HistoryFeatures, InteractionLog, VectorTable
-from llmfeat.errors import InputError, MissingColumnError, TableFingerprintError
+from llmfeat.errors import InputError, TableFingerprintError
 from llmfeat.evaluate.controls import CollabVectors
 from llmfeat.features import PastFittedFeatures
 from llmfeat.features._activity import ACTIVITY_NAMES
@@ -317,65 +310,6 @@ class TestPointInTime:
             values = matrix[:, names.index(f"x_{column}")]
             there = np.isfinite(values)
             assert abs(roc_auc_score(labels[there], values[there]) - 0.5) < 0.03
-
-
-class TestGrid:
-    @pytest.fixture(params=KINDS)
-    def fitted(self, request):
-        frame = random_log(1)
-        log = InteractionLog.from_frame(frame, label="label")
-        return features_of(request.param, log).fit(frame), frame
-
-    def test_one_row_has_the_bits_that_it_has_in_the_batch(self, fitted):
-        features, frame = fitted
-        matrix = features.transform(frame)
-        for n_rows in (1, 2, 3, 37):
-            rows = np.random.default_rng(n_rows).integers(0, len(frame), n_rows)
-            assert features.transform(frame.take(pa.array(rows))).tobytes() == matrix[rows].tobytes()
-
-    def test_pandas_polars_and_arrow_alike(self, fitted):
-        features, frame = fitted
-        matrix = features.transform(frame)
-        assert matrix.dtype == np.float32
-        assert features.transform(frame.to_pandas()).tobytes() == matrix.tobytes()
-        assert features.transform(pl.from_arrow(frame)).tobytes() == matrix.tobytes()
-
-    def test_names_and_set_output(self, fitted):
-        features, frame = fitted
-        names = features.get_feature_names_out()
-        assert len(set(names)) == len(names) == features.transform(frame).shape[1]
-        shown = copy.deepcopy(features).set_output(transform="pandas").transform(frame.to_pandas())
-        assert isinstance(shown, pd.DataFrame)
-        assert list(shown.columns) == list(names)
-
-    def test_clone_and_pickle(self, fitted):
-        features, frame = fitted
-        fresh = clone(features)
-        assert fresh.log is features.log
-        again = pickle.loads(pickle.dumps(features))
-        assert again.transform(frame).tobytes() == features.transform(frame).tobytes()
-        assert fresh.fit(frame).transform(frame).tobytes() == features.transform(frame).tobytes()
-
-    def test_unknown_users_and_items_are_no_error(self, fitted):
-        features, _ = fitted
-        row = pa.table({"user_id": ["new"], "item_id": ["unheard of"], "timestamp": [2 * 10**9]})
-        assert features.transform(row).shape == (1, len(features.get_feature_names_out()))
-
-    def test_no_rows(self, fitted):
-        features, frame = fitted
-        assert features.transform(frame.slice(0, 0)).shape == (0, len(features.get_feature_names_out()))
-
-    def test_a_missing_column_is_named(self, fitted):
-        features, frame = fitted
-        with pytest.raises(MissingColumnError, match=r"\['item_id'\] is needed"):
-            clone(features).fit(frame.drop_columns(["item_id"]))
-        with pytest.raises(MissingColumnError, match=r"'item_id'"):
-            features.transform(frame.drop_columns(["item_id"]))
-
-    def test_in_a_union_and_a_pipeline(self, fitted):
-        features, frame = fitted
-        pipeline = make_pipeline(FeatureUnion([("f", clone(features))]), FunctionTransformer(np.nan_to_num))
-        assert np.isfinite(pipeline.fit_transform(frame)).all()
 
 
 class TestHistoryFeatures:

@@ -14,6 +14,7 @@ from llmfeat.types import BoolArray, Float32Array, Float64Array, Int64Array
 __all__ = ["DEFAULT_STATISTICS", "SIDES", "STATISTICS", "KernelSpec", "Window", "summarize"]
 
 SIDES = ("all", "pos", "neg")
+DEFAULT_STATISTICS = ("coverage", "last", "top", "mean", "decay", "label")
 _BELOW_ALL = -2  # cosines end at -1
 _LEAST_NORM = 2.0**-8
 # 2**-100 times the least cosine but 0 is still a normal float32.
@@ -47,7 +48,7 @@ class KernelSpec:
     half_lives: tuple[float, ...] = (5.0,)
     half_lives_s: tuple[float, ...] = ()
     temperatures: tuple[float, ...] = (0.05, 0.2)
-    statistics: tuple[str, ...] = ()
+    statistics: tuple[str, ...] = DEFAULT_STATISTICS
     sides: tuple[str, ...] = SIDES
 
     @cached_property
@@ -58,8 +59,7 @@ class KernelSpec:
     @cached_property
     def ordered(self) -> tuple[str, ...]:
         """The statistics in the order of their columns, whatever the order they were asked for in."""
-        asked = self.statistics or DEFAULT_STATISTICS
-        return tuple(name for name in STATISTICS if name in asked)
+        return tuple(name for name in STATISTICS if name in self.statistics)
 
     def prefixes(self) -> tuple[str, ...]:
         """Return what the columns of each side begin with."""
@@ -257,7 +257,6 @@ STATISTICS: Mapping[str, Statistic] = {
     ),
     "novelty": Statistic(lambda spec: ("novelty",), _novelty),
 }
-DEFAULT_STATISTICS = ("coverage", "last", "top", "mean", "decay", "label")
 
 
 def _mask(there: BoolArray) -> Float32Array:
