@@ -12,7 +12,7 @@ import pytest
 
 from llmfeat._base import wheels
 from llmfeat._base.files import atomic_write, file_sha256, source_sha256
-from llmfeat._base.frames import id_array, id_column, label_column, time_column, to_frame, to_us
+from llmfeat._base.frames import id_array, id_column, label_column, read_times, time_column, to_frame, to_us
 from llmfeat._base.ids import IdIndex
 from llmfeat._base.optional import import_optional
 from llmfeat.errors import (
@@ -60,10 +60,27 @@ def test_bad_ids_are_refused(values, said):
         id_array(values)
 
 
-@pytest.mark.parametrize("factor", [1, 1000, 10**6])
-def test_epochs_of_any_unit(factor):
+@pytest.mark.parametrize(("factor", "unit"), [(1, "s"), (1000, "ms"), (10**6, "us"), (10**9, "ns")])
+def test_epochs_of_any_unit(factor, unit):
     seconds = np.array([10**9, 1.6 * 10**9]).astype(np.int64)
-    assert to_us(seconds * factor).tolist() == (seconds * 10**6).tolist()
+    times_us, form = read_times(seconds * factor)
+    assert times_us.tolist() == (seconds * 10**6).tolist() == to_us((seconds * factor).astype(float)).tolist()
+    assert form == f"epochs in {unit}"
+    assert to_us([1577836800123456789]).tolist() == [1577836800123456]
+
+
+@pytest.mark.parametrize(
+    ("text", "form"),
+    [
+        ("2019-10-01T02:00:00+02:00", "datetimes with a time zone"),
+        ("2019-10-01 00:00:00 UTC", "datetimes with a time zone"),
+        ("2019-10-01 00:00:00", "datetimes without a time zone"),
+        ("2019-10-01", "datetimes without a time zone"),
+    ],
+)
+def test_texts_are_times_and_their_form_is_told(text, form):
+    us, said = read_times([text])
+    assert (us.tolist(), said) == ([1_569_888_000 * 10**6], form)
 
 
 def test_datetimes_with_a_zone_and_dates():
@@ -83,9 +100,9 @@ def test_naive_datetimes_are_utc_and_said():
     [
         (pa.array([10**9, None]), "1 null times of 2"),
         (pa.array([1e9, np.nan]), "1 null times of 2"),
-        ([1577836800123456789], "no epoch in s, ms or us"),
-        ([5, 6], "no epoch in s, ms or us"),
-        ([10**9, 10**12], "no epoch in s, ms or us"),
+        ([-1577836800123456789], "no epoch in s, ms, us or ns"),
+        ([5, 6], "no epoch in s, ms, us or ns"),
+        ([10**9, 10**12], "no epoch in s, ms, us or ns"),
         (["the first of May"], "no ISO 8601 times"),
     ],
 )

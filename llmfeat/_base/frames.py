@@ -19,6 +19,7 @@ __all__ = [
     "id_array",
     "id_column",
     "label_column",
+    "read_times",
     "require_columns",
     "require_rows",
     "time_column",
@@ -27,8 +28,15 @@ __all__ = [
 ]
 
 US_PER_S = 1_000_000
-# Epochs between 1973 and 5138 have 9 to 11 digits in seconds; each finer unit has three more.
-_EPOCH_UNITS = (("s", 1e8, 1e11, US_PER_S), ("ms", 1e11, 1e14, 1_000), ("us", 1e14, 1e17, 1))
+# Epochs between 1973 and 5138 have 9 to 11 digits in seconds; each finer unit has three more. To microseconds each is
+# multiplied and then divided.
+_EPOCH_UNITS = (
+    ("s", 1e8, 1e11, US_PER_S, 1),
+    ("ms", 1e11, 1e14, 1_000, 1),
+    ("us", 1e14, 1e17, 1, 1),
+    ("ns", 1e17, 1e20, 1, 1_000),
+)
+_NAIVE = "datetimes without a time zone"
 
 
 def to_frame(data: Any, *, what: str) -> nw.DataFrame[Any]:
@@ -126,29 +134,35 @@ def to_us(values: Any, *, what: str = "timestamps") -> Int64Array:
     """Return times in microseconds since 1970-01-01 UTC, int64.
 
     Datetimes, and ISO 8601 texts, with a zone are converted; naive ones are taken as UTC, with a warning. Numbers are
-    epochs whose unit (s, ms, us) is told by their size.
+    epochs whose unit (s, ms, us, ns) is told by their size.
 
     Raises
     ------
     TimestampError
         When a time is null, is no time, or its unit cannot be told.
     """
+    times_us, form = read_times(values, what=what)
+    if form == _NAIVE:
+        warnings.warn(f"{what} has no time zone: taken as UTC", LLMFeatWarning, stacklevel=3)
+    return times_us
+
+
+def read_times(values: Any, *, what: str = "timestamps") -> tuple[Int64Array, str]:
+    """Return what `to_us` does, and the form in which the times came, such as ``"epochs in ms"``, without a warning."""
     array = values if isinstance(values, pa.Array) else _to_arrow(values, what=what)
     if len(array) == 0:
-        return np.empty(0, dtype=np.int64)
+        return np.empty(0, dtype=np.int64), "no times"
     n_null = array.null_count + (_count_nan(array) if pa.types.is_floating(array.type) else 0)
     if n_null:
         raise TimestampError(f"{what} has {n_null} null times of {len(array)}: drop or fill those rows")
     if pa.types.is_string(array.type) or pa.types.is_large_string(array.type):
         array = _parsed_times(array, what=what)
     if pa.types.is_timestamp(array.type):
-        if array.type.tz is None:
-            warnings.warn(f"{what} has no time zone: taken as UTC", LLMFeatWarning, stacklevel=3)
         micros: Int64Array = array.cast(pa.timestamp("us", array.type.tz), safe=False).cast(pa.int64()).to_numpy()
-        return micros
+        return micros, _NAIVE if array.type.tz is None else "datetimes with a time zone"
     if pa.types.is_date(array.type):
         dates: Int64Array = array.cast(pa.timestamp("us")).cast(pa.int64()).to_numpy()
-        return dates
+        return dates, "dates"
     if pa.types.is_integer(array.type) or pa.types.is_floating(array.type):
         return _epochs_to_us(array.to_numpy(), what=what)
     raise TimestampError(f"{what} is of type {array.type}, but datetimes or epoch numbers were expected: convert it")
@@ -164,6 +178,8 @@ def _is_binary(kind: pa.DataType) -> bool:
 
 def _parsed_times(texts: pa.Array, *, what: str) -> pa.Array:
     """Return ISO 8601 texts as timestamps, with a zone where all of them have one."""
+    # Arrow knows no names of zones, but "2019-10-01 00:00:00 UTC" is what BigQuery and many exports write.
+    texts = pc.replace_substring_regex(texts, r" ?(UTC|GMT)$", "Z")
     for kind in (pa.timestamp("us", "UTC"), pa.timestamp("us")):
         try:
             return texts.cast(kind)
@@ -172,17 +188,17 @@ def _parsed_times(texts: pa.Array, *, what: str) -> pa.Array:
     raise TimestampError(f"{what} holds texts that are no ISO 8601 times, such as 2026-01-31T12:00:00Z: convert it")
 
 
-def _epochs_to_us(numbers: np.ndarray[Any, Any], *, what: str) -> Int64Array:
+def _epochs_to_us(numbers: np.ndarray[Any, Any], *, what: str) -> tuple[Int64Array, str]:
     low, high = float(np.min(numbers)), float(np.max(numbers))
-    for _, least, most, factor in _EPOCH_UNITS:
+    for unit, least, most, times, over in _EPOCH_UNITS:
         if least <= low and high < most:
             if np.issubdtype(numbers.dtype, np.integer):
-                whole: Int64Array = numbers.astype(np.int64) * factor
-                return whole
-            rounded: Int64Array = np.rint(numbers * factor).astype(np.int64)
-            return rounded
+                whole: Int64Array = numbers.astype(np.int64) * times // over
+                return whole, f"epochs in {unit}"
+            rounded: Int64Array = np.rint(numbers * times / over).astype(np.int64)
+            return rounded, f"epochs in {unit}"
     raise TimestampError(
-        f"{what} goes from {low:g} to {high:g}, which is no epoch in s, ms or us after 1973: pass datetimes"
+        f"{what} goes from {low:g} to {high:g}, which is no epoch in s, ms, us or ns after 1973: pass datetimes"
     )
 
 

@@ -7,7 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-__all__ = ["instruction_sets", "output"]
+__all__ = ["instruction_sets", "output", "processor_name"]
 
 # What matters for encoding, by the names that Linux and macOS give it.
 _SETS = {
@@ -35,6 +35,14 @@ def instruction_sets() -> list[str]:
         said = ""
     flags = set(said.lower().replace(":", " ").split())
     return [name for name, spellings in _SETS.items() if flags & set(spellings)]
+
+
+def processor_name() -> str:
+    """Return what the processor is called."""
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines() if cpuinfo.is_file() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor()
 
 
 def output(command: list[str]) -> str:
