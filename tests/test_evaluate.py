@@ -1,9 +1,8 @@
 from __future__ import annotations
 
+import dataclasses
 import json
-import re
 import warnings
-from html.parser import HTMLParser
 
 import numpy as np
 import pyarrow as pa
@@ -14,14 +13,19 @@ from llmfeat import InteractionLog, VectorTable
 from llmfeat._base.frames import id_array
 from llmfeat.errors import InputError
 from llmfeat.evaluate import LiftConfig, LiftData, measure_lift, split_by_time
-from llmfeat.evaluate.arms import ARMS
+from llmfeat.evaluate.arms import ARMS, COMPARISONS, SLICES
+from llmfeat.evaluate.click import ClickTask
 from llmfeat.evaluate.controls import CollabVectors, random_vectors, tfidf_vectors
-from llmfeat.evaluate.lift import COMPARISONS, SLICES
+from llmfeat.evaluate.examples import examples_json
 from llmfeat.evaluate.metrics import METRICS, Estimate, Resamples, interval, measure
 from llmfeat.evaluate.movielens import load_movielens
 from llmfeat.evaluate.ranker import fit_ranker
-from llmfeat.evaluate.report import render_report
+from llmfeat.evaluate.results import arms_json, importance_json, lift_json, popularity_json, runs_json
+from llmfeat.evaluate.runs import Run, gain, widened
+from llmfeat.evaluate.sample import sample_rows, sample_users
 from llmfeat.evaluate.serving import compare_serving, sample_requests
+from llmfeat.evaluate.split import rolling_splits, split_by_column
+from llmfeat.evaluate.task import Measured, deciles_of
 from llmfeat.evaluate.verdict import judge
 
 US = 10**6
@@ -84,6 +88,33 @@ class TestMetrics:
         assert got["ndcg@10"].point == 1
         assert all(np.isnan(interval(got["auc"])))
 
+    def test_groups_are_ranked_apart_and_weigh_as_their_user_does(self, sample):
+        scores, labels, users = sample
+        requests = np.arange(300) // 7 * 100 + users
+        resamples = Resamples.draw(20, n_resamples=4, seed=1)
+        got = measure(scores, labels, users, resamples, groups=requests)
+        owners, values = [], []
+        for request in np.unique(requests):
+            rows = requests == request
+            if labels[rows].any():
+                owners.append(users[rows][0])
+                alone = len(labels[rows]) == 1
+                values.append(1.0 if alone else ndcg_score(labels[None, rows], scores[None, rows], k=10))
+        assert got["ndcg@10"].point == pytest.approx(np.mean(values))
+        for at, weights in enumerate(resamples.weights[1:]):
+            assert got["ndcg@10"].resampled[at] == pytest.approx(np.average(values, weights=weights[owners]))
+        assert got["auc"].point == measure(scores, labels, users, resamples)["auc"].point
+
+    def test_rows_of_few_items_are_resampled_by_item(self, sample):
+        scores, labels, users = sample
+        items = np.arange(300) % 5
+        by_user, by_item = Resamples.draw(20, n_resamples=4, seed=1), Resamples.draw(5, n_resamples=4, seed=2)
+        got = measure(scores, labels, users, by_user, by_item=(items, by_item))
+        for at, weights in enumerate(by_item.weights[1:]):
+            rows = np.concatenate([np.flatnonzero(items == i) for i in range(5) for _ in range(int(weights[i]))])
+            assert got["auc"].resampled[at] == pytest.approx(roc_auc_score(labels[rows], scores[rows]))
+        assert interval(got["user_auc"]) == interval(measure(scores, labels, users, by_user)["user_auc"])
+
     def test_equal_arms_differ_by_nothing(self, sample):
         scores, labels, users = sample
         resamples = Resamples.draw(20, n_resamples=50, seed=0)
@@ -141,6 +172,22 @@ def lift_data(seed: int = 0, *, n_users: int = 40, n_items: int = 120, n_events:
     return LiftData(rows, labels, log, item_ids, texts, VectorTable.from_arrays(item_ids, vectors))
 
 
+def flipped(data: LiftData, rows: np.ndarray) -> LiftData:
+    """The same data, with the labels of some rows exchanged."""
+    labels = data.labels.copy()
+    labels[rows] = 1 - labels[rows]
+    log = InteractionLog.from_frame(data.rows.append_column("label", pa.array(labels)), label="label")
+    return dataclasses.replace(data, labels=labels, log=log)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def few_trees():
+    """What is tested here shows with few trees."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("llmfeat.evaluate.fitting._MOST_TREES", 40)
+        yield
+
+
 @pytest.fixture(scope="module")
 def measured(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
@@ -150,57 +197,118 @@ def measured(tmp_path_factory):
         return data, config, measure_lift(data, config), measure_lift(data, config)
 
 
-@pytest.mark.filterwarnings("ignore:X does not have valid feature names:UserWarning")
 class TestLift:
     def test_every_arm_slice_and_metric_is_there(self, measured):
         _, _, result, _ = measured
-        arms = result.arms_json(0)
+        arms = arms_json(result)
         assert list(arms) == list(ARMS)
         for by_slice in arms.values():
             assert list(by_slice) == list(SLICES)
             for found in by_slice.values():
                 assert list(found) == [*METRICS, "ci95"]
-        assert list(result.lift_json(3600)) == list(COMPARISONS)
-        json.dumps([arms, result.lift_json(0)], allow_nan=False)
+        assert list(lift_json(result, lag_s=3600)) == list(COMPARISONS)
+        json.dumps([arms, lift_json(result)], allow_nan=False)
 
     def test_a_planted_effect_is_found_and_a_placebo_is_not(self, measured):
         _, _, result, _ = measured
-        lift = result.lift_json(0)
+        lift = lift_json(result)
         assert lift["llm_vs_no_text"]["all"]["auc"]["ci95"][0] > 0.01
         low, high = lift["random_vs_no_text"]["all"]["auc"]["ci95"]
         assert low < 0.01
         assert high < lift["llm_vs_no_text"]["all"]["auc"]["diff"]
+        assert importance_json(result)["hybrid"]["families"]["llm"] > 0.3
+        shares = importance_json(result)["full_minus_llm"]["families"]
+        assert "llm" not in shares
+        assert sum(shares.values()) == pytest.approx(1)
 
     def test_a_second_run_fits_nothing_and_says_the_same(self, measured):
         _, config, first, second = measured
         assert first.n_fits_reused == 0
         assert second.n_fits_reused == len(ARMS) * len(config.lags_s)
-        assert first.lift_json(0) == second.lift_json(0)
+        assert lift_json(first) == lift_json(second)
+        assert popularity_json(first) == popularity_json(second)
 
     def test_arms_share_rows_tuning_and_ranker(self, measured):
         _, _, result, _ = measured
-        for arm in result.arms[0].values():
-            assert len(arm.scores) == len(result.split.test)
-            assert [trial["parameters"] for trial in arm.trials] == [{"num_leaves": 31}, {"num_leaves": 8}]
-        columns = {name: arm.n_columns for name, arm in result.arms[0].items()}
-        assert columns["random"] == columns["llm"] == columns["tfidf"] == columns["collab"]
+        split = result.task.splits[0]
+        for arm, fitted in result.fitted.items():
+            assert len(result.predictions[arm].bag) == len(split.test)
+            assert [trial["parameters"] for trial in fitted.trials] == [{"num_leaves": 31}, {"num_leaves": 8}]
+            assert len(fitted.models) == len(result.predictions[arm].members) == 3
+        columns = {name: len(arm.columns) for name, arm in result.fitted.items()}
+        assert columns["random"] == columns["llm"] == columns["tfidf"]
 
     def test_the_future_cannot_be_seen_in_the_scores(self, measured):
         """Flipping the labels of the test rows leaves the score of the first of them as it was."""
         data, _, result, _ = measured
-        first = result.split.test[data.times_us[result.split.test] == result.split.cut_us]
-        labels = data.labels.copy()
-        labels[result.split.test] = 1 - labels[result.split.test]
-        log = InteractionLog.from_frame(data.rows.append_column("label", pa.array(labels)), label="label")
-        flipped = LiftData(data.rows, labels, log, data.item_ids, data.texts, data.vectors)
-        again = measure_lift(flipped, LiftConfig(lags_s=(0,), n_resamples=10))
-        at = np.isin(result.split.test, first)
+        split = result.task.splits[0]
+        first = split.test[data.times_us[split.test] == split.cut_us]
+        again = measure_lift(flipped(data, split.test), LiftConfig(lags_s=(0,), n_resamples=10))
+        at = np.isin(split.test, first)
         for arm in ARMS:
-            np.testing.assert_array_equal(again.arms[0][arm].scores[at], result.arms[0][arm].scores[at])
+            np.testing.assert_array_equal(again.predictions[arm].bag[at], result.predictions[arm].bag[at])
+        assert any((again.predictions[arm].bag != result.predictions[arm].bag).any() for arm in ARMS)
 
+    def test_frozen_the_test_sees_nothing_of_itself(self, measured):
+        data, _, result, _ = measured
+        config = LiftConfig(lags_s=(0,), freeze_at_test_start=True)
+        other = flipped(data, result.task.splits[0].test)
+        made = [ClickTask(each, config).material(0, 0).tested for each in (data, other)]
+        for family, columns in made[0].families.items():
+            assert columns.tobytes() == made[1].families[family].tobytes(), family
+
+    def test_one_request_has_the_bits_of_the_batch(self, measured):
+        _, _, result, _ = measured
+        made = result.task.one_by_one(0)
+        for family, columns in made.together.families.items():
+            assert columns.tobytes() == made.one_by_one.families[family].tobytes(), family
+
+    def test_own_columns_and_score_are_in_every_arm_and_the_score_is_one(self, measured, tmp_path, monkeypatch):
+        monkeypatch.setenv("LLMFEAT_CACHE_DIR", str(tmp_path))
+        data, _, _, _ = measured
+        oracle = data.labels + 0.1 * np.random.default_rng(0).standard_normal(len(data.labels))
+        request = np.arange(len(data.labels)) % 400
+        own = dataclasses.replace(data, baseline=oracle, groups=request)
+        result = measure_lift(own, LiftConfig(lags_s=(0,), n_resamples=20))
+        arms = arms_json(result)
+        assert next(iter(arms)) == "baseline"
+        assert arms["baseline"]["all"]["auc"] > 0.99
+        assert arms["no_text"]["all"]["auc"] > 0.99
+        assert ("own", "baseline_score") in result.fitted["no_text"].columns
+        assert ("own", "baseline_score") not in result.fitted["popularity"].columns
+        assert "hybrid_vs_baseline" in lift_json(result)
+
+    def test_seeds_and_origins_are_runs_of_their_own(self, measured, tmp_path, monkeypatch):
+        monkeypatch.setenv("LLMFEAT_CACHE_DIR", str(tmp_path))
+        data, _, _, _ = measured
+        result = measure_lift(data, LiftConfig(lags_s=(0,), n_resamples=20, seeds=2, origins=2))
+        assert [(run["origin"], run["seed"]) for run in runs_json(result)] == [(0, 0), (0, 1), (1, 0), (1, 1)]
+        diffs = [run["diff"] for run in runs_json(result)]
+        assert len(set(diffs)) == 4
+        assert lift_json(result)["hybrid_vs_full_minus_llm"]["all"]["auc"]["diff"] == pytest.approx(np.mean(diffs))
+
+    def test_examples_say_because_of_what(self, measured):
+        data, _, result, _ = measured
+        (example, *_) = examples_json(result.task.requests(0, 2), result.fitted, data)
+        assert len(example["with_text"]) == len(example["without_text"]) == 10
+        reasons = [shown["because"] for shown in example["with_text"]]
+        assert all(reason is None or -1 <= reason["similarity"] <= 1.0001 for reason in reasons)
+        assert any(reasons)
+        assert all("because" not in shown for shown in example["without_text"])
+
+    def test_what_cannot_be_measured(self, measured):
+        data, _, _, _ = measured
+        with pytest.raises(InputError, match="task='rank'"):
+            measure_lift(data, LiftConfig(task="rank"))
+        with pytest.raises(InputError, match="seeds=0"):
+            measure_lift(data, LiftConfig(seeds=0))
+        with pytest.raises(InputError, match="needs the times of events"):
+            measure_lift(dataclasses.replace(data, log=None), LiftConfig())
+
+    @pytest.mark.filterwarnings("ignore:X does not have valid feature names:UserWarning")
     def test_serving_has_the_bytes_of_training(self, measured):
         data, _, result, _ = measured
-        pipeline = fit_ranker(data.rows, data.labels, result.split, data.log, {"llm": data.vectors}, seed=0)
+        pipeline = fit_ranker(data.rows, data.labels, result.task.splits[0], data.log, {"llm": data.vectors}, seed=0)
         requests = sample_requests(data.log, data.log.user_ids, data.item_ids, n_users=5, n_candidates=7)
         assert requests[0].column("timestamp").cast(pa.int64()).to_pylist() == [int(data.log.times_us.max()) + 1] * 7
         parameter = "features__history__vectors"
@@ -217,73 +325,114 @@ class TestLift:
         assert not compare_serving(pipeline, requests, parameter=parameter, online={"llm": skewed}).features_equal
 
 
-def estimates(gain: float, spread: float) -> dict:
-    noise = spread * np.random.default_rng(0).standard_normal(1000)
-    arms = {"hybrid": Estimate(0.7 + gain, 0.7 + gain + noise), "full_minus_llm": Estimate(0.7, np.full(1000, 0.7))}
-    return {0: {arm: {"all": {"auc": found}} for arm, found in arms.items()}}
+def estimate(gain: float, spread: float) -> Estimate:
+    return Estimate(gain, gain + spread * np.random.default_rng(0).standard_normal(1000))
 
 
 @pytest.mark.parametrize(
     ("gain", "spread", "adopt"),
-    [(0.01, 0.001, "yes"), (-0.01, 0.001, "no"), (0.0001, 0.0001, "no"), (0.002, 0.01, "underpowered")],
+    [
+        (0.01, 0.001, "yes"),
+        (-0.01, 0.001, "no"),
+        (0.0001, 0.0001, "no"),
+        (0.0009, 0.0001, "underpowered"),  # surely above zero, perhaps worth it
+        (0.002, 0.01, "underpowered"),
+    ],
 )
 def test_verdict(gain, spread, adopt):
-    verdict = judge(estimates(gain, spread), lags_s=[0])
+    verdict = judge({0: estimate(gain, spread), 3600: estimate(0.0, spread)}, metric="auc")
     assert verdict["adopt"] == adopt
     assert f"{gain:+.4f}" in verdict["because"]
+    assert "when events arrive 1 h late" in verdict["because"]
     assert verdict["minimum_detectable_effect"] == pytest.approx(2.8 * spread, rel=0.1)
+    assert verdict["diff"] == gain
 
 
-class _Links(HTMLParser):
-    """What a page would fetch, and whether its tags match."""
-
-    def __init__(self):
-        super().__init__()
-        self.fetched, self.open = [], []
-
-    def handle_starttag(self, tag, attrs):
-        self.fetched += [value for name, value in attrs if name in ("src", "href")]
-        if tag not in ("meta", "br", "link"):
-            self.open.append(tag)
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
-
-
-def test_report_is_self_contained_and_draws_every_arm(measured):
-    _, _, result, _ = measured
-    lift = {
-        "data": {
-            "name": "planted <b>",
-            "test_rows": 3,
-            "test_users": 2,
-            "test_rows_by_slice": {name: int(rows.sum()) for name, rows in result.slices.items()},
-        },
-        "arms": result.arms_json(0),
-        "lift": result.lift_json(0),
-        "lags": {str(lag_s): result.lift_json(lag_s) for lag_s in (0, 3600)},
-        "verdict": judge(result.estimates, lags_s=[0, 3600]),
-        "method": {"test_fraction": 0.2, "intervals": "95 %", "seed": 0},
-        "ranker": {"model": "m", "llm_vs_no_text": {"user_auc": {"diff": 0.1, "ci95": [0.0, 0.2]}}},
-        "checks": {"online_equals_offline": True, "rows_compared": 9, "columns_compared": 4, "requests": 3},
-        "encoder": {"model": "m", "dim": 4, "backend": "b", "fingerprint": "f", "template": "{t}"},
-        "cost": {"texts_per_s": 100.0, "fit_s": 1.0, "peak_rss_mb": 1.0},
-        "tuning": {"space": [1], "chosen_by": "x"},
-        "environment": {"python": "3"},
+def run(origin: int, seed: int, ours: float, members: tuple[float, ...] = (), noise: float = 0.01) -> Run:
+    resampled = np.random.default_rng(0).standard_normal(500) * noise
+    arms = {
+        "a": {"all": {"auc": Measured(Estimate(ours, ours + resampled), np.array(members))}},
+        "b": {"all": {"auc": Measured(Estimate(0.5, np.full(500, 0.5)), np.array([]))}},
     }
-    page = render_report(lift)
-    links = _Links()
-    links.feed(page)
-    assert links.fetched == []
-    assert links.open == []
-    assert "planted &lt;b&gt;" in page
-    assert not re.search(r"https?://|@import|url\(", page)
-    assert page.count('class="range"') >= 2 * len(ARMS)
-    found = [result.lift_json(lag_s)[name]["all"]["auc"]["ci95"] for lag_s in (0, 3600) for name in COMPARISONS]
-    assert page.count('class="row differs"') == sum(low > 0 or high < 0 for low, high in found) < len(found)
-    places = [float(place) for place in re.findall(r"left:([-\d.]+)%", page)]
-    assert min(places) >= 0
-    assert max(places) <= 100
+    return Run(origin, seed, arms)
+
+
+class TestRuns:
+    """The variance of the training, in the interval."""
+
+    @staticmethod
+    def spread(*runs: Run) -> float:
+        return float(np.std(gain(runs, "a", "b", "all", "auc").resampled))
+
+    def test_the_members_of_a_bag_widen_a_single_run(self):
+        plain = self.spread(run(0, 0, 0.6))
+        assert self.spread(run(0, 0, 0.6, (0.6, 0.6, 0.6))) == pytest.approx(plain)
+        members = (0.57, 0.60, 0.63)
+        expected = np.sqrt(plain**2 + np.var(members, ddof=1) / 3)
+        assert self.spread(run(0, 0, 0.6, members)) == pytest.approx(expected)
+
+    def test_seeds_and_origins_widen_by_what_they_differ(self):
+        plain = self.spread(run(0, 0, 0.6))
+        seeds = [run(0, seed, each, (0.1, 0.9)) for seed, each in enumerate((0.58, 0.62))]
+        assert self.spread(*seeds) == pytest.approx(np.sqrt(plain**2 + np.var([0.58, 0.62], ddof=1) / 2))
+        origins = [run(origin, seed, 0.6 + origin / 10) for origin in range(2) for seed in range(2)]
+        assert self.spread(*origins) == pytest.approx(np.sqrt(plain**2 + np.var([0.6, 0.7], ddof=1) / 2))
+        assert gain(origins, "a", "b", "all", "auc").point == pytest.approx(0.15)
+
+    def test_what_is_undefined_stays_so(self):
+        nothing = Estimate(float("nan"), np.full(5, np.nan))
+        found = widened(nothing, 1.0)
+        assert np.isnan(found.point)
+        assert np.isnan(found.resampled).all()
+
+
+class TestSamples:
+    def test_rows(self):
+        rows = np.arange(100, 200)
+        assert sample_rows(rows, 1000, seed=0) is rows
+        some = sample_rows(rows, 10, seed=0)
+        assert len(some) == 10
+        assert (np.diff(some) > 0).all()
+        assert some.tolist() == sample_rows(rows, 10, seed=0).tolist() != sample_rows(rows, 10, seed=1).tolist()
+
+    def test_users_are_whole(self):
+        users = np.repeat(np.arange(20), 10)
+        rows = np.arange(50, 150)  # users 5 to 14
+        some = sample_users(rows, users, 35, seed=0)
+        assert len(some) == 30
+        drawn = np.unique(users[some])
+        assert some.tolist() == rows[np.isin(users[rows], drawn)].tolist()
+
+
+def test_a_split_of_the_user():
+    times = np.arange(10) * US
+    roles = pa.array(["train"] * 6 + ["valid"] * 2 + ["test"] * 2)
+    split = split_by_column(roles, times)
+    assert (split.fit.tolist(), split.valid.tolist(), split.test.tolist()) == ([*range(6)], [6, 7], [8, 9])
+    assert split.cut_us == 8 * US
+    without = split_by_column(pa.array(["train"] * 8 + ["test"] * 2), times)
+    assert (without.fit.tolist(), without.valid.tolist()) == ([*range(7)], [7])
+    with pytest.raises(InputError, match="'test': 0"):
+        split_by_column(pa.array(["train"] * 10), times)
+
+
+def test_rolling_splits_go_back_in_time():
+    times = np.random.default_rng(0).integers(0, 10**6, 1000)
+    last, before = rolling_splits(times, test_fraction=0.2, n_origins=2)
+    assert times[before.test].max() < last.cut_us == times[last.test].min()
+    assert set(before.test) <= set(last.train)
+    assert len(before.test) == pytest.approx(160, abs=5)
+
+
+def test_deciles_hold_every_row_once():
+    events = np.array([0, 0, 0, 0, 0, 0, 1, 2, 3, 100])
+    rows, spans = deciles_of(events)
+    assert sum(inside.astype(int) for inside in rows.values()).tolist() == [1] * 10
+    assert next(iter(spans.values()))[0] == 0
+    assert list(spans.values())[-1][1] == 100
+    same, span = deciles_of(np.full(4, 7))
+    assert [inside.tolist() for inside in same.values()] == [[True] * 4]
+    assert list(span.values()) == [(7, 7)]
 
 
 def test_movielens_is_read_from_its_wheel(monkeypatch):

@@ -21,6 +21,7 @@ _COMMANDS = {
     "demo": ("llmfeat.cli.demo", "Walk the whole road on MovieLens-100K: what do LLM features add?"),
     "encode": ("llmfeat.cli.encode", "Encode a catalogue into a vector table; only what is new or changed."),
     "export": ("llmfeat.cli.export", "Export a model to a folder that runs without torch, checked against torch."),
+    "lift": ("llmfeat.cli.lift", "How much would text features add to your ranker? On your own two files."),
     "inspect": ("llmfeat.cli.inspect", "Verify an exported model, and print its spec and parity certificate."),
     "certify": ("llmfeat.cli.certify", "Compare this machine's backends with the one that certified an artifact."),
     "cache": ("llmfeat.cli.cache", "Look into the cache of vectors, shrink it, or check it."),

@@ -1,6 +1,17 @@
-"""How much the features add: splits, metrics, control arms, lift with intervals, the report."""
+"""How much the features add: inputs, splits, control arms, metrics, lift with intervals, the report."""
 
-from llmfeat.evaluate.lift import LiftConfig, LiftData, measure_lift
+from llmfeat.evaluate.inputs import InputSpec, read_inputs
+from llmfeat.evaluate.lift import LiftResult, measure_lift
 from llmfeat.evaluate.split import TimeSplit, split_by_time
+from llmfeat.evaluate.task import LiftConfig, LiftData
 
-__all__ = ["LiftConfig", "LiftData", "TimeSplit", "measure_lift", "split_by_time"]
+__all__ = [
+    "InputSpec",
+    "LiftConfig",
+    "LiftData",
+    "LiftResult",
+    "TimeSplit",
+    "measure_lift",
+    "read_inputs",
+    "split_by_time",
+]

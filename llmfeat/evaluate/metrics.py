@@ -33,7 +33,7 @@ class Estimate:
 
 @dataclass(frozen=True, eq=False)
 class Resamples:
-    """Resamples of users: how often each user of the test is drawn.
+    """Resamples of users, or of items: how often each of the test is drawn.
 
     Attributes
     ----------
@@ -46,6 +46,8 @@ class Resamples:
     @classmethod
     def draw(cls, n_users: int, *, n_resamples: int, seed: int) -> Resamples:
         """Draw `n_users` users with replacement, `n_resamples` times."""
+        if n_users == 0:
+            return cls(np.ones((n_resamples + 1, 0)))
         drawn = np.random.default_rng(seed).multinomial(n_users, np.full(n_users, 1 / n_users), size=n_resamples)
         return cls(np.vstack([np.ones((1, n_users)), drawn]).astype(np.float64))
 
@@ -60,7 +62,13 @@ def interval(estimate: Estimate) -> tuple[float, float]:
 
 
 def measure(
-    scores: Float64Array, labels: Int64Array, users: Int64Array, resamples: Resamples
+    scores: Float64Array,
+    labels: Int64Array,
+    users: Int64Array,
+    resamples: Resamples,
+    *,
+    groups: Int64Array | None = None,
+    by_item: tuple[Int64Array, Resamples] | None = None,
 ) -> Mapping[str, Estimate]:
     """Return each of `METRICS`.
 
@@ -74,27 +82,39 @@ def measure(
         The user of each row, as a column of ``resamples.weights``.
     resamples : Resamples
         The same for every arm.
+    groups : ndarray of shape (n_rows,), int64, optional
+        What was ranked together, such as a request, each of one user; by default all rows of a user.
+    by_item : tuple of ndarray and Resamples, optional
+        The item of each row, and resamples of items: what ``auc`` and ``logloss`` are resampled by in place of users,
+        where rows are of few items. The other two are means over users, and stay so.
 
     Returns
     -------
     mapping of str to Estimate
-        ``auc`` over all rows; ``user_auc`` and ``ndcg@10`` are means over the users for whom they exist (both labels,
+        ``auc`` over all rows; ``user_auc`` and ``ndcg@10`` are means over the groups for which they exist (both labels,
         or a positive); ``logloss`` over all rows.
     """
     clipped = np.clip(scores, 1e-15, 1 - 1e-15)
     loss = -np.where(labels > 0, np.log(clipped), np.log1p(-clipped))
-    n_users = resamples.weights.shape[1]
-    weights = resamples.weights
+    units, drawn = (users, resamples.weights) if by_item is None else (by_item[0], by_item[1].weights)
+    n_units = drawn.shape[1]
+    owner, group = _owners(users, groups)
     curves = {
-        "auc": _auc(scores, labels, users, weights),
-        "user_auc": _mean_over_users(_per_user(scores, labels, users, n_users, _user_auc), weights),
-        "ndcg@10": _mean_over_users(_per_user(scores, labels, users, n_users, _ndcg), weights),
+        "auc": _auc(scores, labels, units, drawn),
+        "user_auc": _mean_over_groups(_per_group(scores, labels, group, _user_auc), owner, resamples.weights),
+        "ndcg@10": _mean_over_groups(_per_group(scores, labels, group, _ndcg), owner, resamples.weights),
         "logloss": _ratio(
-            weights @ np.bincount(users, weights=loss, minlength=n_users),
-            weights @ np.bincount(users, minlength=n_users),
+            drawn @ np.bincount(units, weights=loss, minlength=n_units),
+            drawn @ np.bincount(units, minlength=n_units),
         ),
     }
     return {name: Estimate(float(curve[0]), curve[1:]) for name, curve in curves.items()}
+
+
+def _owners(users: Int64Array, groups: Int64Array | None) -> tuple[Int64Array, Int64Array]:
+    """Return the user of each group, and the group of each row, numbered from 0."""
+    _, first, group = np.unique(users if groups is None else groups, return_index=True, return_inverse=True)
+    return users[first], group.astype(np.int64)
 
 
 def _auc(scores: Float64Array, labels: Int64Array, users: Int64Array, weights: Float64Array) -> Float64Array:
@@ -114,21 +134,16 @@ def _auc(scores: Float64Array, labels: Int64Array, users: Int64Array, weights: F
     return out
 
 
-def _per_user(
+def _per_group(
     scores: Float64Array,
     labels: Int64Array,
-    users: Int64Array,
-    n_users: int,
+    group: Int64Array,
     metric: Callable[[Float64Array, Int64Array], float],
 ) -> Float64Array:
-    """Return the metric of each user's rows, which are passed by falling score; NaN for a user without rows."""
-    out = np.full(n_users, np.nan)
-    order = np.lexsort((-scores, users))
-    edges = np.flatnonzero(np.diff(users[order])) + 1
-    for rows in np.split(order, edges):
-        if len(rows):
-            out[users[rows[0]]] = metric(scores[rows], labels[rows])
-    return out
+    """Return the metric of the rows of each group, which are passed by falling score."""
+    order = np.lexsort((-scores, group))
+    edges = np.flatnonzero(np.diff(group[order])) + 1
+    return np.array([metric(scores[rows], labels[rows]) for rows in np.split(order, edges) if len(rows)], np.float64)
 
 
 def _user_auc(scores: Float64Array, labels: Int64Array) -> float:
@@ -151,9 +166,11 @@ def _ndcg(scores: Float64Array, labels: Int64Array) -> float:
     return float((gains[:_TOP] * discounts[: len(gains)]).sum() / discounts[:n_positive].sum())
 
 
-def _mean_over_users(values: Float64Array, weights: Float64Array) -> Float64Array:
-    exists = np.isfinite(values)
-    return _ratio(weights @ np.where(exists, values, 0.0), weights @ exists.astype(np.float64))
+def _mean_over_groups(values: Float64Array, owner: Int64Array, weights: Float64Array) -> Float64Array:
+    """Return the mean over the groups that have a value, each weighing as its user does."""
+    exists, n_users = np.isfinite(values), weights.shape[1]
+    total = np.bincount(owner[exists], weights=values[exists], minlength=n_users)
+    return _ratio(weights @ total, weights @ np.bincount(owner[exists], minlength=n_users))
 
 
 def _ratio(total: Float64Array, count: Float64Array) -> Float64Array:

@@ -9,7 +9,7 @@ import pyarrow as pa
 from sklearn.pipeline import FeatureUnion
 
 from llmfeat._base.optional import import_optional
-from llmfeat.evaluate.arms import lightgbm_parameters
+from llmfeat.evaluate.fitting import lightgbm_parameters
 from llmfeat.evaluate.split import TimeSplit
 from llmfeat.features import ActivityFeatures, HistoryFeatures
 from llmfeat.history import InteractionLog

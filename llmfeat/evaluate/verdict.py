@@ -2,37 +2,47 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
-from llmfeat.evaluate.lift import COMPARISONS, Estimates, number
-from llmfeat.evaluate.metrics import interval
+from llmfeat.evaluate.arms import HEADLINE
+from llmfeat.evaluate.metrics import Estimate, interval
+from llmfeat.evaluate.numbers import number
 
-__all__ = ["judge"]
+__all__ = ["LEAST_WORTH", "detectable_effect", "judge"]
 
-_COMPARISON = "hybrid_vs_full_minus_llm"
-_METRIC = "auc"
 # A lift below this is not worth a model in production: an interval that ends below it says "no", not "underpowered".
-_LEAST_WORTH = 0.001
+LEAST_WORTH = 0.001
 # A normal test at 5 %, two-sided, finds an effect of this many standard errors in 80 % of samples.
 _ERRORS_AT_80 = 2.8
 
 
-def judge(estimates: Estimates, *, lags_s: Sequence[int]) -> dict[str, Any]:
-    """Return ``verdict`` of ``lift.json``, on all test rows at the first lag."""
-    ours, theirs = COMPARISONS[_COMPARISON]
-    gains = {
-        lag_s: estimates[lag_s][ours]["all"][_METRIC] - estimates[lag_s][theirs]["all"][_METRIC] for lag_s in lags_s
-    }
+def detectable_effect(gain: Estimate) -> float:
+    """Return the effect that rows such as these find in four samples of five."""
+    return _ERRORS_AT_80 * float(np.nanstd(gain.resampled)) if np.isfinite(gain.resampled).any() else float("nan")
+
+
+def judge(gains: Mapping[int, Estimate], *, metric: str) -> dict[str, Any]:
+    """Return ``verdict`` of ``lift.json``.
+
+    Parameters
+    ----------
+    gains : mapping of int to Estimate
+        What the encoder adds to everything else on all test rows, by lag in seconds; the first decides.
+    metric : str
+        The metric that it is in.
+    """
+    lags_s = list(gains)
     gain = gains[lags_s[0]]
     low, high = interval(gain)
-    detectable = _ERRORS_AT_80 * float(np.nanstd(gain.resampled))
-    adopt = "yes" if low > 0 else "no" if high < _LEAST_WORTH else "underpowered"
+    detectable = detectable_effect(gain)
+    adopt = "yes" if low > 0 and gain.point >= LEAST_WORTH else "no" if high < LEAST_WORTH else "underpowered"
+    measured = f"{metric} {gain.point:+.4f} [{low:+.4f}, {high:+.4f}]"
     said = {
-        "yes": "the encoder adds to everything else, words and co-ratings included",
-        "no": f"the encoder adds less than {_LEAST_WORTH:g} to words and co-ratings",
+        "yes": "the encoder adds to everything else, words and co-occurrence included",
+        "no": f"the encoder adds less than {LEAST_WORTH:g} to words and co-occurrence",
         "underpowered": f"these rows cannot tell: they find lifts from {detectable:.4f} on",
     }[adopt]
     later = ", ".join(
@@ -41,11 +51,13 @@ def judge(estimates: Estimates, *, lags_s: Sequence[int]) -> dict[str, Any]:
         for lag_s, found in gains.items()
         if lag_s != lags_s[0]
     )
-    because = f"{said}: {_METRIC} {gain.point:+.4f} [{low:+.4f}, {high:+.4f}]" + (f"; {later}" if later else "")
     return {
         "adopt": adopt,
-        "because": because,
-        "comparison": _COMPARISON,
-        "metric": _METRIC,
+        "because": f"{said}: {measured}" + (f"; {later}" if later else ""),
+        "comparison": HEADLINE,
+        "metric": metric,
+        "diff": number(gain.point),
+        "ci95": [number(low), number(high)],
         "minimum_detectable_effect": number(detectable),
+        "least_worth": LEAST_WORTH,
     }

@@ -13,7 +13,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from llmfeat._base.files import canonical_json, text_sha256
 from llmfeat.encode import VectorTable
-from llmfeat.errors import EmptyInputError, InputError, LLMFeatWarning
+from llmfeat.errors import EmptyInputError, InputError, LLMFeatWarning, NothingToLearnError
 from llmfeat.features._reducers import content, is_fitted, reduced
 from llmfeat.features._rowwise import (
     BLOCK_ROWS,
@@ -206,7 +206,7 @@ class Whitening(VectorReducer):
         variance, axes = variance[::-1], axes[:, ::-1]
         n_directions = min(int(np.count_nonzero(variance > _LEAST_VARIANCE * variance[0])), n_there - 1)
         if variance[0] <= 0 or not n_directions:
-            raise InputError(
+            raise NothingToLearnError(
                 f"the {n_there} vectors are all the same, but two different ones were expected: fit on more rows, or "
                 "leave the column out"
             )

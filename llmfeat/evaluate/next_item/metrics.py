@@ -17,7 +17,7 @@ from llmfeat.errors import InputError
 from llmfeat.evaluate.metrics import Estimate, Resamples
 from llmfeat.history.sequences import Sequences
 from llmfeat.rank.scorers import ItemScorer
-from llmfeat.types import Float64Array, Int64Array
+from llmfeat.types import BoolArray, Float64Array, Int64Array
 
 __all__ = ["NEXT_ITEM_METRICS", "TargetRanks", "measure_next_item", "metrics_per_query", "scorer_ranks", "target_ranks"]
 
@@ -59,6 +59,15 @@ class TargetRanks:
 
     def __len__(self) -> int:
         return len(self.best)
+
+    @property
+    def found(self) -> BoolArray:
+        """Whether each target is among the candidates, bool of shape ``(n_queries,)``."""
+        return np.asarray(self.best > 0)
+
+    def take(self, queries: Int64Array | BoolArray) -> Self:
+        """Return the ranks of some queries."""
+        return type(self)(self.best[queries], self.worst[queries])
 
 
 def target_ranks(query: Any, item: Any, scores: Any, targets: Any) -> TargetRanks:

@@ -1,0 +1,341 @@
+"""The task `next-item`: rows are positives, and every test event ranks the whole catalogue."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from llmfeat.errors import InputError
+from llmfeat.evaluate.columns import Columns, TaughtRows
+from llmfeat.evaluate.controls import random_vectors, tfidf_vectors
+from llmfeat.evaluate.fitting import RANKER
+from llmfeat.evaluate.metrics import Estimate, Resamples, interval
+from llmfeat.evaluate.next_item.candidates import (
+    K_PER_GENERATOR,
+    CandidateRows,
+    FittedStage,
+    ItemVectors,
+    concatenate_queries,
+    history_features,
+    kernel_rows,
+)
+from llmfeat.evaluate.next_item.metrics import NEXT_ITEM_METRICS, TargetRanks, measure_next_item
+from llmfeat.evaluate.next_item.queries import Queries, Stage, stages_of_histories, stages_of_log
+from llmfeat.evaluate.numbers import number
+from llmfeat.evaluate.split import rolling_splits, split_by_column
+from llmfeat.evaluate.task import LiftConfig, LiftData, LiftTask, Material, OneByOne, Predictions, Request, deciles_of
+from llmfeat.history import InteractionLog
+from llmfeat.rank.scorers.crossfit import user_folds
+from llmfeat.types import BoolArray, Float64Array, Int64Array
+
+__all__ = ["NextItemTask"]
+
+COLD_EVENTS = 5
+WORDS_DIM = 512
+# How often the statistics are fitted anew over the time of the test, and of what the ranker learns from.
+N_BLOCKS = 2
+# A query scores the catalogue with every generator: large catalogues are asked fewer queries.
+_MOST_CELLS = 400_000_000
+_LEAST_QUERIES = 1_000
+_N_REQUESTS = 50
+_TOP = 10
+_VALID_FOLDS = 5
+
+
+class NextItemTask(LiftTask):
+    """See `LiftTask`; statistics are of what was known before a stage, histories of what was before the query."""
+
+    metrics = NEXT_ITEM_METRICS
+    primary = "ndcg@10"
+    learner = RANKER
+
+    def __init__(self, data: LiftData, config: LiftConfig) -> None:
+        self._data, self._config = data, config
+        self.lags_s = config.lags_s[:1]
+        self._log = None if data.log is None else _positives(data.log)
+        self._brings_histories = "history" in data.rows.column_names
+        if self._brings_histories and config.origins > 1:
+            raise InputError(f"origins={config.origins}, but rows that bring their histories have one test: leave it 1")
+        self._cuts_us: list[tuple[int, int]] = []
+        if not self._brings_histories:
+            self._cuts_us = self._cuts()
+
+    def _cuts(self) -> list[tuple[int, int]]:
+        """Return when the test of each origin begins, and when it ends, microseconds."""
+        if self._log is None:
+            raise InputError(
+                "the task 'next-item' needs times, --timestamp, or histories, --history-column: neither came"
+            )
+        times_us, data = self._log.times_us, self._data
+        if data.split is not None:
+            split = split_by_column(data.split, data.times_us)
+            earlier = np.delete(data.times_us, split.test)
+            if int(np.count_nonzero(earlier < split.cut_us)) < 2:
+                raise InputError(
+                    f"{len(split.test)} test rows begin before the others end: a test of next items is later than what "
+                    "is learned from, so mark the last rows by time 'test', or leave --split-column out"
+                )
+            return [(split.cut_us, int(data.times_us[split.test].max()) + 1)]
+        splits = rolling_splits(times_us, test_fraction=self._config.test_fraction, n_origins=self._config.origins)
+        ends = [int(times_us.max()) + 1, *(split.cut_us for split in splits)]
+        return [(split.cut_us, end) for split, end in zip(splits, ends, strict=False)]
+
+    @functools.lru_cache(maxsize=1)  # noqa: B019
+    def _stages(self, origin: int) -> tuple[list[Stage], list[Stage], tuple[int, int]]:
+        """Return the stages to learn from and those to test, with the queries that are used, and of how many."""
+        config, data = self._config, self._data
+        if self._brings_histories:
+            assert data.split is not None, "the inputs were checked"
+            train, test = stages_of_histories(data.rows, data.split, data.item_ids)
+        else:
+            train, test = self._stages_by_time(origin)
+        most = max(_LEAST_QUERIES, _MOST_CELLS // len(data.item_ids))
+        n_train, n_test = (sum(len(stage.queries) for stage in stages) for stages in (train, test))
+        return (
+            _sampled(train, min(config.most_train_queries, most), seed=config.seed),
+            _sampled(test, min(config.most_test_queries, most), seed=config.seed),
+            (n_train, n_test),
+        )
+
+    def _stages_by_time(self, origin: int) -> tuple[list[Stage], list[Stage]]:
+        log, (cut_us, end_us) = self._log, self._cuts_us[origin]
+        assert log is not None, "the cuts were made of it"
+        lag_us = round(self.lags_s[0] * 1e6)
+        times_us = np.sort(log.times_us)
+        # The window to learn from is as large a part of its past as the test is of all.
+        before = times_us[times_us < cut_us]
+        window = np.searchsorted(times_us, end_us) - len(before)
+        n_taught = int(len(before) * window / (window + len(before)))
+        train_edges = _edges(before[-max(n_taught, 1) :], cut_us)
+        test_edges = _edges(times_us[(times_us >= cut_us) & (times_us < end_us)], end_us)
+        freeze_us = cut_us if self._config.freeze_at_test_start else None
+        return (
+            stages_of_log(log, self._data.item_ids, train_edges, lag_us=lag_us),
+            stages_of_log(log, self._data.item_ids, test_edges, lag_us=lag_us, freeze_us=freeze_us),
+        )
+
+    @functools.cached_property
+    def _vectors(self) -> ItemVectors:
+        data, seed = self._data, self._config.seed
+        texts = {"all": data.texts, **{name: texts for name, (texts, _) in data.views.items()}}
+        words = {name: tfidf_vectors(data.item_ids, each, seed=seed, dim=WORDS_DIM) for name, each in texts.items()}
+        encoded = {"all": data.vectors, **{name: table for name, (_, table) in data.views.items()}}
+        placebo = {
+            name: random_vectors(data.item_ids, dim=data.vectors.dim, seed=seed + at) for at, name in enumerate(texts)
+        }
+        return {"random": placebo, "tfidf": words, "llm": encoded}
+
+    def _fitted(self, stage: Stage) -> FittedStage:
+        return FittedStage(stage, self._vectors, log=self._log, own=self._data.own)
+
+    @functools.lru_cache(maxsize=1)  # noqa: B019
+    def _fitted_test(self, origin: int) -> list[FittedStage]:
+        return [self._fitted(stage) for stage in self._stages(origin)[1]]
+
+    def material(self, origin: int, lag_s: int) -> Material:
+        """See `LiftTask`."""
+        train = self._stages(origin)[0]
+        taught = [_taught(self._fitted(stage).rows(stage.queries)) for stage in train]
+        fitted = self._fitted_test(origin)
+        tested = CandidateRows.concatenate([each.rows(each.stage.queries) for each in fitted])
+        return Material(_taught_rows(taught), tested.columns, tested)
+
+    def predictions(self, material: Material, scores: Float64Array) -> Predictions:
+        """See `LiftTask`: where the target of each query stands."""
+        rows: CandidateRows = material.context
+        return Predictions(rows.ranks(scores.mean(axis=0)), [rows.ranks(each) for each in scores])
+
+    def candidates(self, predictions: Mapping[str, Predictions], description: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the share of targets among the candidates, and the ranking of those that are there, apart."""
+        first: TargetRanks = next(iter(predictions.values())).bag
+        # As ranks: the first place for a target that was found, so that a hit is a find.
+        found = self.measure(0, TargetRanks.of(np.where(first.found, 1, -1)), "all", resampled=True)["hr@10"]
+        given = {}
+        for arm, each in predictions.items():
+            ranks = each.bag.take(first.found)
+            unit = Resamples(np.ones((1, 1)))
+            points = measure_next_item(ranks, np.zeros(len(ranks), dtype=np.int64), unit)
+            given[arm] = {metric: number(estimate.point) for metric, estimate in points.items()}
+        recall = {"recall": number(found.point), "recall_ci95": [number(end) for end in interval(found)]}
+        return {**recall, **description, "given_recall": given}
+
+    def describe(self, material: Material) -> dict[str, Any]:
+        """Return how many candidates there are, and the share of targets that each generator proposes."""
+        rows: CandidateRows = material.context
+        there = rows.target_rows >= 0
+        ranks = rows.candidates.ranks[rows.target_rows[there]]
+        found = (ranks <= K_PER_GENERATOR).sum(axis=0) / max(len(there), 1)
+        return {
+            "per_query": len(rows.candidates) / max(rows.candidates.n_queries, 1),
+            "k_per_generator": K_PER_GENERATOR,
+            "by_generator": dict(zip(rows.candidates.names, found.tolist(), strict=True)),
+        }
+
+    @functools.cache  # noqa: B019
+    def _queries(self, origin: int) -> Queries:
+        return concatenate_queries([stage.queries for stage in self._stages(origin)[1]])
+
+    @functools.cache  # noqa: B019
+    def _item_events(self, origin: int) -> Int64Array:
+        """Return the earlier events of each query's target: what was known before its stage."""
+        counts = []
+        for stage in self._stages(origin)[1]:
+            events = np.bincount(stage.past.item_codes, minlength=stage.past.n_items)
+            targets = stage.queries.targets
+            counts.append(np.where(targets >= 0, events[np.maximum(targets, 0)], 0))
+        return np.concatenate(counts).astype(np.int64)
+
+    @functools.cache  # noqa: B019
+    def slices(self, origin: int) -> Mapping[str, BoolArray]:
+        """See `LiftTask`."""
+        queries, events = self._queries(origin), self._item_events(origin)
+        lengths = queries.contexts.lengths[queries.context]
+        return {
+            "all": np.ones(len(queries), dtype=bool),
+            "warm_item": events >= COLD_EVENTS,
+            "cold_item": events < COLD_EVENTS,
+            "cold_user": lengths < COLD_EVENTS,
+            **deciles_of(events)[0],
+        }
+
+    def decile_events(self, origin: int) -> Mapping[str, tuple[int, int]]:
+        """See `LiftTask`."""
+        return deciles_of(self._item_events(origin))[1]
+
+    @functools.cached_property
+    def _units(self) -> tuple[pa.StringArray, Resamples, Resamples]:
+        """Return the users of all origins, and resamples of them and of the catalogue."""
+        origins = range(max(len(self._cuts_us), 1))
+        users = pc.unique(pa.concat_arrays([self._queries(origin).users for origin in origins]))
+        targets = np.unique(np.concatenate([self._queries(origin).targets for origin in origins]))
+        draw = functools.partial(Resamples.draw, n_resamples=self._config.n_resamples, seed=self._config.seed)
+        self._targets = targets
+        return users, draw(len(users)), draw(len(targets))
+
+    def measure(self, origin: int, predictions: Any, name: str, *, resampled: bool) -> Mapping[str, Estimate]:
+        """See `LiftTask`; the cold slice of items is resampled by item."""
+        ranks: TargetRanks = predictions
+        inside, queries = self.slices(origin)[name], self._queries(origin)
+        names, by_user, by_item = self._units
+        if name == "cold_item":
+            units, resamples = np.searchsorted(self._targets, queries.targets), by_item
+        else:
+            of_context = pc.index_in(queries.users, value_set=names).to_numpy().astype(np.int64)
+            units, resamples = of_context[queries.context], by_user
+        if not resampled:
+            resamples = Resamples(resamples.weights[:1])
+        return measure_next_item(ranks.take(inside), units[inside], resamples)
+
+    def facts(self) -> dict[str, Any]:
+        """See `LiftTask`."""
+        train, test, (of_train, of_test) = self._stages(0)
+        n_train, n_test = (sum(len(stage.queries) for stage in stages) for stages in (train, test))
+        users = pc.unique(self._queries(0).users)
+        by = "own histories" if self._brings_histories else "time" if self._data.split is None else "column"
+        return {
+            "users": len(self._data.rows.column("user_id").unique()),
+            "train_rows": n_train,
+            "test_rows": n_test,
+            "test_users": len(users),
+            "test_positive_share": None,
+            "split": {"by": by, "test_from_us": self._cuts_us[0][0] if self._cuts_us else None},
+            "sampled": {"train": {"used": n_train, "of": of_train}, "test": {"used": n_test, "of": of_test}},
+        }
+
+    def one_by_one(self, lag_s: int) -> OneByOne:
+        """See `LiftTask`: a request is a context."""
+        fitted = self._fitted_test(0)[-1]
+        queries = fitted.stage.queries
+        n_contexts = len(queries.contexts)
+        draw = np.random.default_rng(self._config.seed)
+        chosen = np.sort(draw.choice(n_contexts, min(_N_REQUESTS, n_contexts), replace=False))
+        alone = [fitted.rows(queries.of_contexts(np.array([context]))).columns for context in chosen.tolist()]
+        return OneByOne(fitted.rows(queries.of_contexts(chosen)).columns, Columns.concatenate(alone), len(alone))
+
+    def requests(self, lag_s: int, n_requests: int) -> list[Request]:
+        """See `LiftTask`."""
+        fitted = self._fitted_test(0)[-1]
+        queries = fitted.stage.queries
+        worth = np.flatnonzero(queries.contexts.lengths > 1)
+        draw = np.random.default_rng(self._config.seed)
+        chosen = np.sort(draw.choice(worth, min(n_requests, len(worth)), replace=False))
+        return [_request(fitted, queries.of_contexts(np.array([context])), self._vectors) for context in chosen]
+
+
+def _request(fitted: FittedStage, queries: Queries, vectors: ItemVectors) -> Request:
+    rows = fitted.rows(queries)
+    history = queries.contexts
+    features, asked = history_features(history, {"llm": vectors["llm"]["all"]}), kernel_rows(history, rows.candidates)
+    targets = queries.targets[queries.targets >= 0]
+    return Request(
+        user_id=queries.users[0].as_py(),
+        history=history.to_lists()[0][-_TOP:],
+        targets=history.item_ids.take(pa.array(targets)).to_pylist(),
+        items=history.item_ids.take(pa.array(rows.candidates.item)),
+        is_target=rows.is_target,
+        columns=rows.columns,
+        because=features.fit(asked).because(asked),
+    )
+
+
+def _positives(log: InteractionLog) -> InteractionLog:
+    """Return the log of what was liked."""
+    liked = np.flatnonzero(log.labels > 0)
+    if len(liked) == log.n_events:
+        return log
+    if not len(liked):
+        raise InputError("no event is a positive, but the items that users liked are to be ranked: check the labels")
+    return InteractionLog.from_arrays(
+        log.user_ids.take(pa.array(log.user_codes[liked])),
+        log.item_ids.take(pa.array(log.item_codes[liked])),
+        log.times_us[liked],
+        log.labels[liked],
+    )
+
+
+def _edges(times_us: Int64Array, end_us: int) -> Int64Array:
+    """Return where the blocks of some sorted times begin, and where the last ends."""
+    quantiles = np.quantile(times_us, np.linspace(0, 1, N_BLOCKS + 1)[:-1], method="lower").astype(np.int64)
+    return np.unique(np.append(quantiles, end_us))
+
+
+def _sampled(stages: list[Stage], n_queries: int, *, seed: int) -> list[Stage]:
+    """Return the stages with at most so many queries in all, each as many of its own."""
+    share = n_queries / max(sum(len(stage.queries) for stage in stages), 1)
+    if share >= 1:
+        return stages
+    return [
+        Stage(stage.past, stage.queries.sample(max(1, int(len(stage.queries) * share)), seed=seed)) for stage in stages
+    ]
+
+
+def _taught(rows: CandidateRows) -> tuple[Columns, BoolArray, BoolArray, Int64Array]:
+    """Return columns, labels, which rows choose, and the sizes of the groups, of the contexts that teach something.
+
+    A context none of whose targets is a candidate teaches a ranker nothing.
+    """
+    contexts = np.zeros(rows.candidates.n_queries, dtype=bool)
+    contexts[rows.candidates.query[rows.is_target]] = True
+    kept = np.flatnonzero(contexts[rows.candidates.query])
+    is_valid = user_folds(rows.queries.users, n_folds=_VALID_FOLDS) == 0
+    return (
+        rows.columns.take(kept),
+        rows.is_target[kept],
+        is_valid[rows.candidates.query[kept]],
+        rows.candidates.counts[contexts],
+    )
+
+
+def _taught_rows(parts: list[tuple[Columns, BoolArray, BoolArray, Int64Array]]) -> TaughtRows:
+    columns, labels, is_valid, sizes = zip(*parts, strict=True)
+    return TaughtRows(
+        Columns.concatenate(list(columns)),
+        np.concatenate(labels).astype(np.int64),
+        np.concatenate(is_valid),
+        np.concatenate(sizes),
+    )
