@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -60,7 +62,7 @@ class TestStagesOfLog:
 
     def test_items_outside_the_catalogue_are_targets_that_none_can_find(self):
         (stage,) = stages_of_log(self.log, ITEMS.slice(0, 3), np.array([5, 7]) * US)
-        assert stage.queries.targets.tolist() == [2, -1][:1] + [-1, -1]
+        assert stage.queries.targets.tolist() == [2, -1, -1]
 
     def test_samples_and_contexts_are_numbered_anew(self):
         (stage,) = stages_of_log(self.log, ITEMS, np.array([5, 7]) * US)
@@ -162,10 +164,9 @@ class TestTask:
         taught = material.taught
         assert len(taught.columns) == len(taught.labels) == taught.sizes.sum()
         edges = np.cumsum([0, *taught.sizes])
-        assert all(taught.labels[first:last].any() for first, last in zip(edges[:-1], edges[1:], strict=True))
+        assert all(taught.labels[first:last].any() for first, last in itertools.pairwise(edges))
         assert 0 < taught.is_valid.mean() < 1
-        starts = edges[:-1]
-        assert all(len(set(taught.is_valid[first:last])) == 1 for first, last in zip(starts, edges[1:], strict=True))
+        assert all(len(set(taught.is_valid[first:last])) == 1 for first, last in itertools.pairwise(edges))
 
     def test_every_arm_over_vectors_has_the_same_columns(self, material):
         widths = {name: len(material.tested.names[name]) for name in ("random", "tfidf", "llm")}
@@ -284,7 +285,7 @@ def test_large_catalogues_and_many_sequences_are_cut_down(monkeypatch):
     assert "ease" in {scorer.name for _, scorer in generators.fit_generators(past)}
     monkeypatch.setattr(generators, "_MOST_ITEMS_OF_EASE", 2)
     monkeypatch.setattr(generators, "_MOST_SEQUENCES", 2)
-    fitted = dict((scorer.name, scorer) for _, scorer in generators.fit_generators(past))
+    fitted = {scorer.name: scorer for _, scorer in generators.fit_generators(past)}
     assert "ease" not in fitted
     assert fitted["sequences"].items_.shape[0] == 2
 

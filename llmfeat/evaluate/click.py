@@ -237,20 +237,16 @@ class _ColumnMaker:
         encoded = {"llm": data.vectors, **{f"llm_{name}": table for name, (_, table) in data.views.items()}}
         kernels: dict[str, dict[str, VectorTable]] = {"random": {"random": placebo}, "tfidf": words, "llm": encoded}
         projected = {"random": placebo, "tfidf": dense, "llm": data.vectors}
-        transformers: dict[str, list[LogTransformer]] = {
-            "no_text": [activity],
-            "collab": [_learned(log, {"collab": CollabVectors(random_state=seed)}, lag_s)],
+        transformers: dict[str, LogTransformer] = {
+            "no_text": activity,
+            "collab": _learned(log, "collab", CollabVectors(random_state=seed), lag_s),
         }
         for family, tables in kernels.items():
             learner = SimilarityLearner(projected[family], LearnedSimilarity())
-            transformers[family] = [
-                HistoryFeatures(log, tables, history_lag_s=lag_s),
-                _learned(log, {f"{family}_learned": learner}, lag_s),
-            ]
+            transformers[family] = HistoryFeatures(log, tables, history_lag_s=lag_s)
+            transformers[f"{family}_learned"] = _learned(log, f"{family}_learned", learner, lag_s)
         rows = self._asked(train)
-        self._transformers = {
-            family: [transformer.fit(rows) for transformer in parts] for family, parts in transformers.items()
-        }
+        self._transformers = {family: transformer.fit(rows) for family, transformer in transformers.items()}
 
     def _texts(self) -> dict[str, Any]:
         return {"tfidf": self._data.texts, **{f"tfidf_{name}": texts for name, (texts, _) in self._data.views.items()}}
@@ -260,9 +256,9 @@ class _ColumnMaker:
         asked = self._asked(rows)
         families: dict[str, Float32Array] = {}
         names: dict[str, tuple[str, ...]] = {}
-        for family, parts in self._transformers.items():
-            families[family] = np.concatenate([part.transform(asked) for part in parts], axis=1)
-            names[family] = tuple(str(name) for part in parts for name in part.get_feature_names_out())
+        for family, transformer in self._transformers.items():
+            families[family] = transformer.transform(asked)
+            names[family] = tuple(map(str, transformer.get_feature_names_out()))
         popular = [ACTIVITY_NAMES.index(name) for name in POPULARITY_NAMES]
         families["popularity"], names["popularity"] = families["no_text"][:, popular], POPULARITY_NAMES
         self._add_own(families, names, rows, asked)
@@ -270,8 +266,8 @@ class _ColumnMaker:
 
     def because(self, rows: Int64Array) -> pa.Table:
         """Return the item of the history that each row's item is nearest to, by the encoder."""
-        features = self._transformers["llm"][0]
-        assert isinstance(features, HistoryFeatures), "the first of the encoder's are over its raw vectors"
+        features = self._transformers["llm"]
+        assert isinstance(features, HistoryFeatures), "the encoder's are over its vectors as they are"
         return features.because(self._asked(rows))
 
     def _asked(self, rows: Int64Array) -> pa.Table:
@@ -301,11 +297,9 @@ class _ColumnMaker:
             families["own"], names["own"] = np.concatenate(blocks, axis=1), tuple(called)
 
 
-def _learned(log: InteractionLog, learners: Mapping[str, Any], lag_s: int) -> PastFittedFeatures:
+def _learned(log: InteractionLog, name: str, learner: Any, lag_s: int) -> PastFittedFeatures:
     """Return history features over vectors that the events before each block of time taught."""
-    return PastFittedFeatures(
-        log, {name: _LastEvents(learner) for name, learner in learners.items()}, history_lag_s=lag_s
-    )
+    return PastFittedFeatures(log, {name: _LastEvents(learner)}, history_lag_s=lag_s)
 
 
 def _ranked_users(users: Int64Array, labels: Int64Array, n_users: int, *, seed: int) -> list[int]:

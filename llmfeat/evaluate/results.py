@@ -97,10 +97,9 @@ def _metrics_json(estimates: dict[str, Estimate]) -> dict[str, Any]:
 
 def _importance(arm: FittedArm) -> dict[str, Any]:
     families: dict[str, float] = {}
-    for (family, _), gain in zip(arm.columns, arm.gains.tolist(), strict=True):
+    of_column = [(family.removesuffix("_learned"), name) for family, name in arm.columns]
+    for (family, _), gain in zip(of_column, arm.gains.tolist(), strict=True):
         families[family] = families.get(family, 0.0) + gain
     order = np.argsort(-arm.gains, kind="stable")[:_MOST_COLUMNS]
-    columns = [
-        {"name": arm.columns[at][1], "family": arm.columns[at][0], "share": float(arm.gains[at])} for at in order
-    ]
+    columns = [{"name": of_column[at][1], "family": of_column[at][0], "share": float(arm.gains[at])} for at in order]
     return {"families": families, "columns": columns}

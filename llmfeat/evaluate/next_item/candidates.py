@@ -230,12 +230,12 @@ class FittedStage:
                     learned = LearnedSimilarity(dim).fit(table.vectors, affinity)
                 except NothingToLearnError:  # of a past without two items that one user met: no columns for any family
                     continue
-                tables.append((family, f"{name}_learned", reduce_table(learned, table)))
+                tables.append((f"{family}_learned", f"{name}_learned", reduce_table(learned, table)))
         return tables
 
 
 def _whitened(table: VectorTable, dim: int) -> VectorTable:
-    """Return whitened vectors, of fewer dimensions where there are fewer directions; as they are if all are the same."""
+    """Return whitened vectors, of fewer dimensions where there are fewer directions; all the same stay as they are."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", LLMFeatWarning)
         try:
