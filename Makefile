@@ -7,10 +7,10 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 OUT ?= out/demo
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format bench clean
+.PHONY: help demo test lint format docs bench bench-check clean
 
 help:  ## show this
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
 demo: $(VENV)/.all  ## what LLM features add, on real data: MovieLens-100K, LightGBM, Feast
 	$(BIN)/llmfeat demo --out $(OUT) --feature-repo feature_repo
@@ -29,6 +29,9 @@ format: $(VENV)/.dev  ## rewrite the code in the house's format
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
+docs: $(VENV)/.dev  ## the documentation as a site, into site/
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
 # encode_gpu.py needs a machine with a GPU, and says how it is run there.
 bench: $(VENV)/.bench  ## every benchmark in full, into benchmarks/results
 	for name in artifacts encode features movielens; do \
@@ -36,9 +39,13 @@ bench: $(VENV)/.bench  ## every benchmark in full, into benchmarks/results
 	  $(BIN)/python benchmarks/$$name.py --full --json $$out || exit 1; \
 	done
 	$(BIN)/python benchmarks/features.py --validation --json benchmarks/results/features-validation.json
+	$(BIN)/python benchmarks/check.py --render
+
+bench-check: $(VENV)/.dev  ## what README and docs say of measurements is what benchmarks/results says
+	$(BIN)/python benchmarks/check.py
 
 clean:  ## remove what the commands above made
-	rm -rf $(VENV) out feature_repo/data dist build
+	rm -rf $(VENV) out site feature_repo/data dist build
 
 # A stamp per extra, so that a second `make` installs nothing unless what is asked for changed.
 $(VENV)/.all: pyproject.toml constraints.txt | $(BIN)/python

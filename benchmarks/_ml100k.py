@@ -1,4 +1,4 @@
-"""MovieLens-100K with plots: the arms of the lift at three lags, and every family in and out before the test begins."""
+"""MovieLens-100K with plots: every family of columns in and out, before the test begins."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from llmfeat import (
     VectorTable,
 )
 from llmfeat._base.frames import id_column
-from llmfeat.evaluate import LiftConfig, LiftData, measure_lift, split_by_time
+from llmfeat.evaluate import LiftData, split_by_time
 from llmfeat.evaluate.controls import CollabVectors, tfidf_vectors
 from llmfeat.features import SimilarityLearner
 from llmfeat.features._summaries import SIDES, STATISTICS
@@ -63,12 +63,6 @@ def load_ml100k(folder: Path, encoder: TextEncoder) -> LiftData:
         texts=texts,
         vectors=VectorTable.from_arrays(ids, vectors),
     )
-
-
-def measure_arms(data: LiftData, *, lags_s: tuple[int, ...]) -> dict[str, Any]:
-    """Return the arms and their differences on the last fifth by time, at each lag."""
-    result = measure_lift(data, LiftConfig(lags_s=lags_s), progress=True)
-    return {str(lag_s): {"arms": result.arms_json(lag_s), "lift": result.lift_json(lag_s)} for lag_s in lags_s}
 
 
 def ablation(data: LiftData, *, seeds: Iterable[int]) -> list[dict[str, Any]]:

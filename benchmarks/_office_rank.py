@@ -1,18 +1,17 @@
-"""Rankers over the rows of Office Products: the arms on the test events, every family in and out on the valid ones."""
+"""Every family of columns in and out, on the valid events of Office Products."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 import lightgbm
 import numpy as np
-import pyarrow as pa
-from _office import ARMS, Office, Queries, Rows, Vectors, rows_of
 
-from llmfeat.evaluate.metrics import Estimate, Resamples, interval
-from llmfeat.evaluate.next_item import NEXT_ITEM_METRICS, TargetRanks, measure_next_item, target_ranks
-from llmfeat.history import Sequences
+from llmfeat.evaluate.metrics import Resamples
+from llmfeat.evaluate.next_item import measure_next_item
+from llmfeat.evaluate.next_item.candidates import CandidateRows
 from llmfeat.rank.scorers.crossfit import user_folds
 
 PARAMETERS = {
@@ -28,50 +27,41 @@ PARAMETERS = {
     "verbose": -1,
 }
 N_TREES = 120
-# A ranker is the mean of so many, of one seed each; every arm has as many.
-N_BAGS = 3
-_N_RESAMPLES = 1000
-_N_FOLDS = 5
+# Which family a column is of, the first that matches; those without text come first.
+_FAMILIES: Mapping[str, str] = {
+    "popularity": r"popularity_",
+    "recent": r"recent\d",
+    "repeats": r"repeats_",
+    "cooccurrence": r"(together|after|after_last|next_after_last)_(score|rank)",
+    "ease": r"ease_",
+    "sequences": r"sequences_",
+    "length": r"history_length",
+    "collab": r"collab_",
+    **{f"{kind}_smoothed": rf"{kind}_smoothed_" for kind in ("tfidf", "llm")},
+    **{f"{kind}_alike_users": rf"{kind}_alike_users_" for kind in ("tfidf", "llm")},
+    **{f"{kind}_learned": rf"{kind}(_title)?_learned_" for kind in ("tfidf", "llm")},
+    **{f"{kind}_similarity": rf"{kind}_" for kind in ("tfidf", "llm")},
+}
+_N_NO_TEXT = 8
 
 
-def measure_arms(train: list[Rows], scored: Rows, users: Any) -> dict[str, Any]:
-    """Return, for each arm, every metric with its interval, and what it is over `no_text` and over `tfidf`."""
-    encoded = users.dictionary_encode()
-    resamples = Resamples.draw(len(encoded.dictionary), n_resamples=_N_RESAMPLES, seed=0)
-    codes = encoded.indices.to_numpy().astype(np.int64)
-    found: dict[str, Mapping[str, Estimate]] = {}
-    for arm, families in ARMS.items():
-        scores = fit_scores(train, scored, families, seeds=range(N_BAGS)).mean(axis=1)
-        found[arm] = measure_next_item(ranks_of(scored, scores), codes, resamples)
-    return {
-        arm: {
-            **{name: _shown(estimates[name]) for name in NEXT_ITEM_METRICS},
-            "over": {
-                other: {name: _shown(estimates[name] - found[other][name]) for name in NEXT_ITEM_METRICS}
-                for other in ("no_text", "tfidf")
-                if other != arm
-            },
-        }
-        for arm, estimates in found.items()
-    }
-
-
-def ablation(rows: Rows, users: Any, *, seeds: Iterable[int]) -> list[dict[str, Any]]:
+def ablation(rows: CandidateRows, *, seeds: Iterable[int]) -> list[dict[str, Any]]:
     """Return what each family is worth on the valid events: alone over no text, and missing from everything.
 
     For each seed users are halved anew; rankers fitted on one half are measured on the other.
     """
-    whole = list(ARMS["hybrid"])
-    base = list(ARMS["no_text"])
+    columns = _columns(rows)
+    whole = list(columns)
+    base = whole[:_N_NO_TEXT]
     wanted = {"base": base, "whole": whole}
     wanted |= {f"+{family}": [*base, family] for family in whole if family not in base}
     wanted |= {f"-{family}": [each for each in whole if each != family] for family in whole}
     runs: dict[str, list[tuple[float, float]]] = {name: [] for name in wanted}
     for seed in seeds:
-        half = user_folds(users, n_folds=2, seed=seed)
-        here, there = (rows.of_queries(np.flatnonzero(half == side)) for side in (0, 1))
+        half = user_folds(rows.queries.users, n_folds=2, seed=seed)
         for name, families in wanted.items():
-            runs[name].append(_hr_and_ndcg(there, fit_scores([here], there, families, seeds=[seed])[:, 0]))
+            matrix = np.concatenate([columns[family] for family in families], axis=1)
+            runs[name].append(_hr_and_ndcg(rows, matrix, half, seed))
     return [
         {
             "family": name.lstrip("+-"),
@@ -82,65 +72,31 @@ def ablation(rows: Rows, users: Any, *, seeds: Iterable[int]) -> list[dict[str, 
     ]
 
 
-def inner_rows(office: Office, vectors: Vectors) -> list[Rows]:
-    """Return training rows that use nothing but the histories inside the valid rows.
-
-    Each event of a user's shortest history, but the first, is to be found from those before it. What is known comes
-    from other users alone: users are parted into folds, and a fold's rows see statistics without that fold.
-    """
-    past = office.inside_valid
-    folds = user_folds(past.users, n_folds=_N_FOLDS)
-    parts = []
-    for fold in range(_N_FOLDS):
-        others, own = past.take(np.flatnonzero(folds != fold)), past.take(np.flatnonzero(folds == fold))
-        parts.append(rows_of(_prefixes(own), others, vectors))
-    return parts
+def _columns(rows: CandidateRows) -> dict[str, Any]:
+    """Return the columns of each family, those of the placebo left out."""
+    found: dict[str, list[Any]] = {family: [] for family in _FAMILIES}
+    for block in ("no_text", "collab", "tfidf", "tfidf_learned", "llm", "llm_learned"):
+        for at, name in enumerate(rows.columns.names[block]):
+            family = next(each for each, pattern in _FAMILIES.items() if re.match(pattern, name))
+            found[family].append(rows.columns.families[block][:, at])
+    return {family: np.stack(columns, axis=1) for family, columns in found.items() if columns}
 
 
-def _prefixes(past: Sequences) -> Queries:
-    """Return a query for each event but the first of each sequence."""
-    rank = np.arange(len(past.item_codes)) - past.offsets[:-1][past.row_of_event]
-    events = np.flatnonzero(rank > 0)
-    rows = past.row_of_event[events]
-    sizes = rank[events]
-    offsets = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
-    positions = np.arange(offsets[-1]) + np.repeat(past.offsets[:-1][rows] - offsets[:-1], sizes)
-    users = past.users.take(pa.array(rows))
-    return Queries(Sequences(past.item_codes[positions], offsets, past.item_ids, users=users), past.item_codes[events])
-
-
-def fit_scores(train: list[Rows], scored: Rows, families: Iterable[str], *, seeds: Iterable[int]) -> Any:
-    """Return the scores of rows by rankers fitted on others, float64 of shape ``(n_rows, n_seeds)``.
+def _hr_and_ndcg(rows: CandidateRows, matrix: Any, half: Any, seed: int) -> tuple[float, float]:
+    """Return HR@10 and NDCG@10 of the second half of the users by a ranker of the first.
 
     Queries whose target is no candidate teach a ranker nothing, and are left out of the training.
     """
-    families = list(families)
-    blocks = [_taught(rows, families) for rows in train]
-    matrix, labels, sizes = (np.concatenate(each) for each in zip(*blocks, strict=True))
-    wanted = scored.matrix(families)
-    scores = []
-    for seed in seeds:
-        data = lightgbm.Dataset(matrix, labels, group=sizes)
-        booster = lightgbm.train({**PARAMETERS, "seed": seed}, data, N_TREES)
-        scores.append(booster.predict(wanted))
-    return np.stack(scores, axis=1)
-
-
-def _taught(rows: Rows, families: list[str]) -> tuple[Any, Any, Any]:
-    candidates = rows.candidates
-    taught = candidates.found(rows.targets)[candidates.query]
-    sizes = np.unique(candidates.query[taught], return_counts=True)[1]
-    return rows.matrix(families)[taught], candidates.is_target(rows.targets)[taught], sizes
-
-
-def ranks_of(rows: Rows, scores: Any) -> TargetRanks:
-    """Return where the targets stand."""
-    return target_ranks(rows.candidates.query, rows.candidates.item, scores, rows.targets)
-
-
-def _hr_and_ndcg(rows: Rows, scores: Any) -> tuple[float, float]:
-    n_queries = rows.candidates.n_queries
-    found = measure_next_item(ranks_of(rows, scores), np.zeros(n_queries, np.int64), Resamples(np.ones((1, 1))))
+    query = rows.candidates.query
+    is_taught = np.isin(query, query[rows.is_target]) & (half[query] == 0)
+    sizes = np.unique(query[is_taught], return_counts=True)[1]
+    data = lightgbm.Dataset(matrix[is_taught], rows.is_target[is_taught].astype(int), group=sizes)
+    booster = lightgbm.train({**PARAMETERS, "seed": seed}, data, N_TREES)
+    is_scored = half[query] == 1
+    scores = np.zeros(len(query))
+    scores[is_scored] = booster.predict(matrix[is_scored])
+    ranks = rows.ranks(scores).take(half[rows.queries.context] == 1)
+    found = measure_next_item(ranks, np.zeros(len(ranks), np.int64), Resamples(np.ones((1, 1))))
     return found["hr@10"].point, found["ndcg@10"].point
 
 
@@ -155,7 +111,3 @@ def _against(runs: list[tuple[float, float]], reference: list[tuple[float, float
         }
         for at, name in enumerate(("hr@10", "ndcg@10"))
     }
-
-
-def _shown(estimate: Estimate) -> dict[str, Any]:
-    return {"value": estimate.point, "ci95": list(interval(estimate))}

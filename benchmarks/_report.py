@@ -95,12 +95,6 @@ def system(where: dict[str, Any]) -> str:
     return f"{where['cores']} cores of an {where['processor']}, {where['system']}, Python {where['python']}"
 
 
-def render(path: Path, start: str, text: str, end: str) -> None:
-    """Put `text` between two marks of a file."""
-    before, _, rest = path.read_text().partition(start)
-    path.write_text(f"{before}{start}\n{text}\n{end}{rest.partition(end)[2]}")
-
-
 def commit() -> str:
     done = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False)
     return done.stdout.strip() or "unknown"

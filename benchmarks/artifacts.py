@@ -1,9 +1,10 @@
 """What an export keeps of a model, and what each precision costs: two real models, and tiny ones of four families.
 
 The real models come from the package index; the tiny ones have random weights. ``--full`` takes SmolLM2 too, some half
-an hour on two cores, and renders the table in docs/artifacts.md anew; ``--quick`` takes one tiny model only. Texts per
-second: short catalogue texts, precisions in turn, the median of three rounds; for scorers, prompts in batches of 16
-without a shared prefix. ``--only`` measures some rows again, and keeps the others of the file.
+an hour on two cores; with it, and into benchmarks/results, the tables in docs/artifacts.md are rendered anew.
+``--quick`` takes one tiny model only. Texts per second: short catalogue texts, precisions in turn, the median of three
+rounds; for scorers, prompts in batches of 16 without a shared prefix. ``--only`` measures some rows again, and keeps
+the others of the file.
 """
 
 from __future__ import annotations
@@ -20,11 +21,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from _report import ROOT, commit, machine, parser, render, save, system, write
+from _report import ROOT, commit, parser, save, system, write
+from check import render_results
 
 sys.path.insert(0, str(ROOT))
 
-START, END = "<!-- artifacts: rendered from benchmarks/results/artifacts.json -->", "<!-- /artifacts -->"
 PRECISIONS = ("fp32", "fp16", "int8")
 FAMILIES = ("bert", "modernbert", "qwen3", "xlm-roberta")
 N_TIMED, N_ROUNDS, BATCH = 128, 3, 16
@@ -46,7 +47,7 @@ def main() -> None:
             save(options.json, _figures(measured), measured)
     write(options.json, _figures(measured), measured)
     if options.full or options.only:
-        render(ROOT / "docs" / "artifacts.md", START, table(measured, machine()), END)
+        render_results(options.json)
 
 
 def _figures(rows: list[dict[str, Any]]) -> dict[str, float]:
@@ -147,8 +148,9 @@ def _texts_per_s(runners: dict[str, Callable[[], object]]) -> dict[str, float]:
     return {name: N_TIMED / statistics.median(times) for name, times in seconds.items()}
 
 
-def table(rows: list[dict[str, Any]], where: dict[str, Any]) -> str:
+def table(results: dict[str, Any]) -> str:
     """Return the table of the documentation."""
+    rows = results["rows"]
     lines = [
         "| model | kind | precision | MB | to the model in torch | top-10 overlap | alone = in a batch | texts/s | |",
         "|---|---|---|---|---|---|---|---|---|",
@@ -167,7 +169,7 @@ def table(rows: list[dict[str, Any]], where: dict[str, Any]) -> str:
             fused = ", ".join(f"{count} {operator}" for operator, count in row["fused"].items())
             left = ", ".join(row["left"]) or "nothing known"
             lines.append(f"| {row['name']}{', tiny' * row['tiny']} | {row['kind']} | {fused} | {left} |")
-    lines += ["", f"Measured on {system(where)}."]
+    lines += ["", f"Measured on {system(results['machine'])}."]
     if len({row["commit"] for row in rows}) > 1:
         lines.append("Some rows were measured again, in a run of their own: see `commit` in the results.")
     return "\n".join(lines)

@@ -2,8 +2,8 @@
 
 All in one process, in turn, quiet rounds repeated, medians; texts are made of the tokenizer's own words with a fixed
 seed. Then what a cache, an unchanged table and a million rows cost. ``--quick`` takes a tiny model and few texts,
-``--full`` more rounds; without ``--quick`` the tables in docs/performance.md are rendered anew. Office's texts stand
-beside them where ``--data`` has them.
+``--full`` more rounds; without ``--quick``, and into benchmarks/results, the tables in docs/performance.md are rendered
+anew. Office's texts stand beside them where ``--data`` has them.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from typing import Any
 import numpy as np
 from _encode_costs import cached, changed, memory
 from _encode_inside import gemm, profile, seconds
-from _report import ROOT, arguments, machine, render, system, write
+from _report import ROOT, arguments, system, write
 from _texts import WORKLOADS, make_texts, with_duplicates
+from check import render_results
 
 sys.path.insert(0, str(ROOT))
 
 MAIN = ("titles", "histories")
-START, END = "<!-- encode: rendered from benchmarks/results/encode-cpu.json -->", "<!-- /encode -->"
 Rows = list[dict[str, Any]]
 
 
@@ -38,7 +38,7 @@ def main() -> None:
         figures, rows = _measure(Path(name), options)
     write(options.json, figures, rows)
     if not options.quick:
-        render(ROOT / "docs" / "performance.md", START, table(rows, machine()), END)
+        render_results(options.json)
 
 
 def _measure(folder: Path, options: argparse.Namespace) -> tuple[dict[str, float], Rows]:
@@ -176,8 +176,9 @@ def _least_cosine(one: Any, other: Any) -> float:
     return float(np.min(np.einsum("ij,ij->i", *wide) / lengths))
 
 
-def table(rows: Rows, where: dict[str, Any]) -> str:
+def table(results: dict[str, Any]) -> str:
     """Return the tables of the documentation."""
+    rows: Rows = results["rows"]
     settings = {row["name"]: row["setting"] for row in rows if row["what"] == "setting"}
     kinds = list(dict.fromkeys(row["what"] for row in rows if "texts_per_s" in row))
     found = {(row["what"], row["name"]): row for row in rows if "texts_per_s" in row}
@@ -193,7 +194,7 @@ def table(rows: Rows, where: dict[str, Any]) -> str:
     for part in dict.fromkeys(row["part"] for row in profile):
         shares = {row["kind"]: row["share"] for row in profile if row["part"] == part}
         lines.append(f"| {part} | {shares.get('titles', 0):.1%} | {shares.get('histories', 0):.1%} |")
-    lines += ["", f"Measured on {system(where)}."]
+    lines += ["", f"Measured on {system(results['machine'])}."]
     return "\n".join(lines)
 
 

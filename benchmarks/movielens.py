@@ -1,6 +1,7 @@
 """What LLM features add on MovieLens-100K, over two seeds, and the README's table of it.
 
-The data come from the package index, as in ``llmfeat demo``; without ``--quick`` the README's table is rendered anew.
+The data come from the package index, as in ``llmfeat demo``; without ``--quick``, and into benchmarks/results, the
+README's table is rendered anew.
 """
 
 from __future__ import annotations
@@ -10,9 +11,9 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from _report import ROOT, arguments, machine, render, system, write
+from _report import arguments, system, write
+from check import render_results
 
-START, END = "<!-- movielens: rendered from benchmarks/results/movielens.json -->", "<!-- /movielens -->"
 _ARMS = ("popularity", "no_text", "random", "collab", "tfidf", "llm", "full_minus_llm", "hybrid")
 
 
@@ -21,7 +22,7 @@ def main() -> None:
     options = arguments(__doc__)
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     from llmfeat.evaluate.demo import run_demo
-    from llmfeat.evaluate.lift import LiftConfig
+    from llmfeat.evaluate.task import LiftConfig
 
     seeds = (0,) if options.quick else (0, 1)
     lags_s = (0,) if options.quick else (0, 3600, 86400)
@@ -48,11 +49,12 @@ def main() -> None:
     ]
     write(options.json, figures, rows)
     if not options.quick:
-        render(ROOT / "README.md", START, table(rows, machine()), END)
+        render_results(options.json)
 
 
-def table(rows: list[dict[str, Any]], where: dict[str, Any]) -> str:
+def table(results: dict[str, Any]) -> str:
     """Return the README's table of the first seed's run."""
+    rows = results["rows"]
     run = rows[0]
     lines = ["| arm | AUC | over `no_text` | AUC, cold items |", "|---|---|---|---|"]
     for arm in _ARMS:
@@ -77,7 +79,7 @@ def table(rows: list[dict[str, Any]], where: dict[str, Any]) -> str:
     lines += ["", f"As a lambdarank pipeline, LLM over no text: {ranker}."]
     other = ", ".join(_signed(each["lags"]["0"]["llm_vs_no_text"]["all"]["auc"]) for each in rows[1:])
     lines += [f"Another seed, LLM over `no_text` at once: {other}."]
-    lines += ["", f"MovieLens-100K, last 20 % by time, all-MiniLM-L6-v2; {system(where)}."]
+    lines += ["", f"MovieLens-100K, last 20 % by time, all-MiniLM-L6-v2; {system(results['machine'])}."]
     return "\n".join(lines)
 
 
