@@ -165,8 +165,8 @@ class TestTask:
         assert len(taught.columns) == len(taught.labels) == taught.sizes.sum()
         edges = np.cumsum([0, *taught.sizes])
         assert all(taught.labels[first:last].any() for first, last in itertools.pairwise(edges))
-        assert 0 < taught.is_valid.mean() < 1
-        assert all(len(set(taught.is_valid[first:last])) == 1 for first, last in itertools.pairwise(edges))
+        assert set(taught.fold) == {0, 1, 2}
+        assert all(len(set(taught.fold[first:last])) == 1 for first, last in itertools.pairwise(edges))
 
     def test_every_arm_over_vectors_has_the_same_columns(self, material):
         widths = {name: len(material.tested.names[name]) for name in ("random", "tfidf", "llm")}

@@ -32,7 +32,7 @@ _LAGS_S = (0, 3600, 86400)
     "--text",
     multiple=True,
     metavar="COLUMN",
-    help="A column of the items' text, once or more: the first is required, the others are added where they are filled.",
+    help="A column of the items' text, once or more: the first is required, the others are added.",
 )
 @click.option(
     "--template",
@@ -82,7 +82,7 @@ _LAGS_S = (0, 3600, 86400)
 @click.option(
     "--base-features",
     type=_FILE,
-    help="Your own columns, keyed by row_id (the row of the log, from 0), or by user, item and time: every arm gets them.",
+    help="Your own columns, by row_id (of the log, from 0), or by user, item and time: in every arm.",
 )
 @click.option(
     "--baseline-score", metavar="COLUMN", help="The score of your own ranker: an arm, and a column of every arm."

@@ -95,7 +95,8 @@ class ClickTask(LiftTask):
         split = self.splits[origin]
         train = split.train
         maker = self._maker(origin, lag_s)
-        taught = TaughtRows(maker.columns(train), self._data.labels[train], np.isin(train, split.valid))
+        fold = np.where(np.isin(train, split.valid), 0, -1)
+        taught = TaughtRows(maker.columns(train), self._data.labels[train], fold)
         return Material(taught, maker.columns(split.test))
 
     def predictions(self, material: Material, scores: Float64Array) -> Predictions:

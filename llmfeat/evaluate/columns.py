@@ -8,7 +8,7 @@ from typing import Self
 
 import numpy as np
 
-from llmfeat.types import BoolArray, Float32Array, Int64Array
+from llmfeat.types import Float32Array, Int64Array
 
 __all__ = ["Columns", "TaughtRows"]
 
@@ -62,20 +62,19 @@ class TaughtRows:
         What it sees.
     labels : ndarray of shape (n_rows,), int64
         0 or 1.
-    is_valid : ndarray of shape (n_rows,), bool
-        Which rows choose between trials; whole groups are.
+    fold : ndarray of shape (n_rows,), int64
+        Rows of a fold choose between trials that are fitted on all rows of other folds; -1 for rows that choose
+        nothing. Whole groups are in one.
     sizes : ndarray of int64, optional
         The rows of each group, one after the other; None where rows stand alone.
     """
 
     columns: Columns
     labels: Int64Array
-    is_valid: BoolArray
+    fold: Int64Array
     sizes: Int64Array | None = None
 
-    def sizes_of(self, is_chosen: BoolArray) -> Int64Array | None:
-        """Return the sizes of the groups whose rows are chosen."""
-        if self.sizes is None:
-            return None
-        first_rows = np.concatenate([[0], np.cumsum(self.sizes)[:-1]]).astype(np.int64)
-        return self.sizes[is_chosen[first_rows]]
+    def folds(self) -> list[tuple[Int64Array, Int64Array]]:
+        """Return the rows that are fitted, and those that choose, of each fold."""
+        every = np.unique(self.fold[self.fold >= 0]).tolist()
+        return [(np.flatnonzero(self.fold != each), np.flatnonzero(self.fold == each)) for each in every]

@@ -108,6 +108,7 @@ def measure_lift(data: LiftData, config: LiftConfig, *, progress: bool = False) 
     n_fits = len(task.lags_s) * config.origins * config.seeds * len(ARMS)
     runs: dict[int, list[Run]] = {lag_s: [] for lag_s in task.lags_s}
     first: dict[str, tuple[FittedArm, Predictions]] = {}
+    description: dict[str, Any] = {}
     with bar(n_fits, what="fitting arms", unit="arms", shown=progress) as advance:
         for origin in range(config.origins):
             for lag_s in task.lags_s:
@@ -119,7 +120,8 @@ def measure_lift(data: LiftData, config: LiftConfig, *, progress: bool = False) 
                         advance(1, note=f"{arm}, lag {lag_s} s")
                     first = first or found
                     runs[lag_s].append(_measured(task, origin, seed, found))
-        description = cache.describe(0, task.lags_s[0], functools.partial(task.material, 0, task.lags_s[0]))
+                if (origin, lag_s) == (0, task.lags_s[0]):
+                    description = cache.describe(origin, lag_s, material)
     cache.shrink()
     return LiftResult(
         task=task,

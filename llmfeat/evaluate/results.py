@@ -81,7 +81,7 @@ def tuning_json(result: LiftResult) -> dict[str, Any]:
     return {
         "space": [dict(space) for space in learner.space],
         "parameters": dict(learner.parameters),
-        "chosen_by": f"{learner.metric} on validation rows, early stopping after {learner.patience} trees",
+        "chosen_by": f"{learner.metric} on {learner.validation}, early stopping after {learner.patience} trees",
         "bag": BAG,
         "arms": {
             name: {"columns": len(arm.columns), "chosen": dict(arm.chosen), "trials": [dict(t) for t in arm.trials]}

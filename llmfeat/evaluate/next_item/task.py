@@ -44,7 +44,7 @@ _MOST_CELLS = 400_000_000
 _LEAST_QUERIES = 1_000
 _N_REQUESTS = 50
 _TOP = 10
-_VALID_FOLDS = 5
+_VALID_FOLDS = 3
 
 
 class NextItemTask(LiftTask):
@@ -314,28 +314,28 @@ def _sampled(stages: list[Stage], n_queries: int, *, seed: int) -> list[Stage]:
     ]
 
 
-def _taught(rows: CandidateRows) -> tuple[Columns, BoolArray, BoolArray, Int64Array]:
-    """Return columns, labels, which rows choose, and the sizes of the groups, of the contexts that teach something.
+def _taught(rows: CandidateRows) -> tuple[Columns, BoolArray, Int64Array, Int64Array]:
+    """Return columns, labels, folds, and the sizes of the groups, of the contexts that teach something.
 
     A context none of whose targets is a candidate teaches a ranker nothing.
     """
     contexts = np.zeros(rows.candidates.n_queries, dtype=bool)
     contexts[rows.candidates.query[rows.is_target]] = True
     kept = np.flatnonzero(contexts[rows.candidates.query])
-    is_valid = user_folds(rows.queries.users, n_folds=_VALID_FOLDS) == 0
+    fold = user_folds(rows.queries.users, n_folds=_VALID_FOLDS)
     return (
         rows.columns.take(kept),
         rows.is_target[kept],
-        is_valid[rows.candidates.query[kept]],
+        fold[rows.candidates.query[kept]],
         rows.candidates.counts[contexts],
     )
 
 
-def _taught_rows(parts: list[tuple[Columns, BoolArray, BoolArray, Int64Array]]) -> TaughtRows:
-    columns, labels, is_valid, sizes = zip(*parts, strict=True)
+def _taught_rows(parts: list[tuple[Columns, BoolArray, Int64Array, Int64Array]]) -> TaughtRows:
+    columns, labels, folds, sizes = zip(*parts, strict=True)
     return TaughtRows(
         Columns.concatenate(list(columns)),
         np.concatenate(labels).astype(np.int64),
-        np.concatenate(is_valid),
+        np.concatenate(folds),
         np.concatenate(sizes),
     )
