@@ -142,6 +142,9 @@ def figures_of(rows: list[dict[str, Any]]) -> dict[str, float]:
                 f"{name}_{comparison}_low": low,
                 f"{name}_{comparison}_high": high,
             }
+        for lag in (each for each in row["lags"] if each != "0"):
+            gain = row["lags"][lag]["hybrid_vs_no_text"][metric][0]
+            figures[f"{name}_hybrid_vs_no_text_lag_{int(lag) // 3600}h"] = gain
         if row["candidates"]:
             figures[f"{name}_candidate_recall"] = row["candidates"]["recall"]
         figures[f"{name}_total_s"] = row["cost"]["total_s"]

@@ -20,7 +20,7 @@ from llmfeat.cli.main import cli
 from llmfeat.evaluate.arms import ARMS, COMPARISONS, SLICES
 from tests.conftest import WORDS
 
-N_USERS, N_ITEMS, N_EVENTS = 30, 50, 1200
+N_USERS, N_ITEMS, N_EVENTS = 30, 50, 700
 # The contract's, with what this project adds to it.
 KEYS = [
     *("schema", "task", "primary_metric", "data", "preflight", "encoder", "candidates", "arms", "lift", "lags"),
@@ -30,9 +30,11 @@ KEYS = [
 
 
 @pytest.fixture(autouse=True)
-def few_trees(monkeypatch):
-    """What is tested here shows with few trees."""
-    monkeypatch.setattr("llmfeat.evaluate.fitting._MOST_TREES", 10)
+def small(monkeypatch):
+    """What is tested here shows with few trees and requests."""
+    monkeypatch.setattr("llmfeat.evaluate.fitting._MOST_TREES", 5)
+    for task in ("click", "next_item.task"):
+        monkeypatch.setattr(f"llmfeat.evaluate.{task}._N_REQUESTS", 6)
 
 
 @pytest.fixture

@@ -70,6 +70,11 @@ class TestStagesOfLog:
         assert (some.users.to_pylist(), some.context.tolist(), some.targets.tolist()) == (["v"], [0], [4])
         assert len(stage.queries.of_contexts(np.array([0]))) == 2
         assert len(stage.queries.sample(2, seed=0)) == 2
+        whole = {("u", 2), ("u", 3), ("v", 4)}
+        for seed in range(5):
+            drawn = stage.queries.sample_contexts(1, seed=seed)
+            found = set(zip(drawn.users.take(pa.array(drawn.context)).to_pylist(), drawn.targets.tolist(), strict=True))
+            assert found == {pair for pair in whole if pair[0] == drawn.users[0].as_py()}
 
 
 def history_rows(rows: list[tuple[str, str, list[str], str]]) -> tuple[pa.Table, pa.StringArray]:

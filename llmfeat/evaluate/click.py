@@ -13,7 +13,7 @@ import pyarrow as pa
 from llmfeat._base.frames import id_column
 from llmfeat.encode import VectorTable
 from llmfeat.errors import InputError
-from llmfeat.evaluate.columns import Columns, TaughtRows
+from llmfeat.evaluate.columns import FITTED, Columns, TaughtRows
 from llmfeat.evaluate.controls import CollabVectors, random_vectors, tfidf_vectors
 from llmfeat.evaluate.fitting import CLASSIFIER
 from llmfeat.evaluate.metrics import METRICS, Estimate, Resamples, measure
@@ -95,7 +95,7 @@ class ClickTask(LiftTask):
         split = self.splits[origin]
         train = split.train
         maker = self._maker(origin, lag_s)
-        fold = np.where(np.isin(train, split.valid), 0, -1)
+        fold = np.where(np.isin(train, split.valid), 0, FITTED)
         taught = TaughtRows(maker.columns(train), self._data.labels[train], fold)
         return Material(taught, maker.columns(split.test))
 

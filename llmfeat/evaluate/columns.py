@@ -10,7 +10,10 @@ import numpy as np
 
 from llmfeat.types import Float32Array, Int64Array
 
-__all__ = ["Columns", "TaughtRows"]
+__all__ = ["FITTED", "LEFT_OUT", "Columns", "TaughtRows"]
+
+FITTED, LEFT_OUT = -1, -2
+"""Of `TaughtRows.fold`."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,8 +66,8 @@ class TaughtRows:
     labels : ndarray of shape (n_rows,), int64
         0 or 1.
     fold : ndarray of shape (n_rows,), int64
-        Rows of a fold choose between trials that are fitted on all rows of other folds; -1 for rows that choose
-        nothing. Whole groups are in one.
+        Rows of a fold, from 0 on, choose between trials that are fitted on all rows of other folds. Rows of `FITTED`
+        choose nothing, rows of `LEFT_OUT` have no part in trials at all. Whole groups are in one.
     sizes : ndarray of int64, optional
         The rows of each group, one after the other; None where rows stand alone.
     """
@@ -77,4 +80,5 @@ class TaughtRows:
     def folds(self) -> list[tuple[Int64Array, Int64Array]]:
         """Return the rows that are fitted, and those that choose, of each fold."""
         every = np.unique(self.fold[self.fold >= 0]).tolist()
-        return [(np.flatnonzero(self.fold != each), np.flatnonzero(self.fold == each)) for each in every]
+        tried = self.fold != LEFT_OUT
+        return [(np.flatnonzero(tried & (self.fold != each)), np.flatnonzero(self.fold == each)) for each in every]

@@ -58,7 +58,7 @@ CLASSIFIER = Learner(
 RANKER = Learner(
     parameters={
         "objective": "lambdarank",
-        "learning_rate": 0.05,
+        "learning_rate": 0.1,
         "min_child_samples": 100,
         "colsample_bytree": 0.4,
         "lambdarank_truncation_level": 20,
@@ -68,7 +68,7 @@ RANKER = Learner(
     metric="ndcg@10",
     is_better_higher=True,
     validation="each third of the users by rankers of the others",
-    patience=30,
+    patience=25,
 )
 
 

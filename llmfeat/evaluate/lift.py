@@ -217,7 +217,7 @@ def _inputs_key(data: LiftData, config: LiftConfig) -> str:
     packages = ("history", "features", "encode", "rank", "evaluate")
     sources = [source_sha256(sys.modules[f"llmfeat.{name}"]) for name in packages]
     taken = ("task", "test_fraction", "freeze_at_test_start", "most_train_rows", "most_test_rows")
-    queries = ("most_train_queries", "most_test_queries", "seed")
+    queries = ("most_train_contexts", "most_test_queries", "seed")
     rest = {
         "label_delay": None if data.log is None else repr(data.log.label_delay),
         "own": joblib.hash(data.own),

@@ -28,7 +28,9 @@ class Run:
 
 def level(runs: Sequence[Run], arm: str, part: str, metric: str) -> Estimate:
     """Return a metric of an arm, over all runs."""
-    return _combined(runs, [run.arms[arm][part][metric] for run in runs], None)
+    found = _combined(runs, [run.arms[arm][part][metric] for run in runs], None)
+    # No metric is below zero, and wider resamples are not either.
+    return Estimate(found.point, np.maximum(found.resampled, 0.0))
 
 
 def gain(runs: Sequence[Run], ours: str, theirs: str, part: str, metric: str) -> Estimate:

@@ -123,8 +123,8 @@ class LiftConfig:
         Of the bootstrap over users.
     most_train_rows, most_test_rows : int
         For `click`: rows past this are sampled, the test by users.
-    most_train_queries, most_test_queries : int
-        For `next-item`.
+    most_train_contexts, most_test_queries : int
+        For `next-item`: users at a moment that are learned from, with all that they took, and events that are tested.
     """
 
     task: str = "click"
@@ -137,7 +137,7 @@ class LiftConfig:
     n_resamples: int = 1000
     most_train_rows: int = 200_000
     most_test_rows: int = 100_000
-    most_train_queries: int = 10_000
+    most_train_contexts: int = 6_000
     most_test_queries: int = 10_000
 
 

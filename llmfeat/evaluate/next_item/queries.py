@@ -80,6 +80,13 @@ class Queries:
             return self
         return self.take(np.sort(np.random.default_rng(seed).choice(len(self), n_queries, replace=False)))
 
+    def sample_contexts(self, n_contexts: int, *, seed: int) -> Self:
+        """Return the queries of at most so many contexts, drawn at random: all targets of each."""
+        if len(self.contexts) <= n_contexts:
+            return self
+        drawn = np.random.default_rng(seed).choice(len(self.contexts), n_contexts, replace=False)
+        return self.of_contexts(np.sort(drawn))
+
 
 @dataclass(frozen=True, eq=False)
 class Stage:

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from llmfeat.errors import InputError
-from llmfeat.evaluate.columns import Columns, TaughtRows
+from llmfeat.evaluate.columns import LEFT_OUT, Columns, TaughtRows
 from llmfeat.evaluate.controls import random_vectors, tfidf_vectors
 from llmfeat.evaluate.fitting import RANKER
 from llmfeat.evaluate.metrics import Estimate, Resamples, interval
@@ -44,6 +44,8 @@ _MOST_CELLS = 400_000_000
 _LEAST_QUERIES = 1_000
 _N_REQUESTS = 50
 _TOP = 10
+# Contexts that a ranker learns from at most, and those of them that trials are made with, in folds of users.
+_MOST_TAUGHT, _MOST_TRIED = 3_000, 1_200
 _VALID_FOLDS = 3
 
 
@@ -97,7 +99,7 @@ class NextItemTask(LiftTask):
         most = max(_LEAST_QUERIES, _MOST_CELLS // len(data.item_ids))
         n_train, n_test = (sum(len(stage.queries) for stage in stages) for stages in (train, test))
         return (
-            _sampled(train, min(config.most_train_queries, most), seed=config.seed),
+            _sampled_contexts(train, min(config.most_train_contexts, most), seed=config.seed),
             _sampled(test, min(config.most_test_queries, most), seed=config.seed),
             (n_train, n_test),
         )
@@ -140,10 +142,11 @@ class NextItemTask(LiftTask):
     def material(self, origin: int, lag_s: int) -> Material:
         """See `LiftTask`."""
         train = self._stages(origin)[0]
-        taught = [_taught(self._fitted(stage).rows(stage.queries)) for stage in train]
+        seed = self._config.seed
+        taught = [_taught(self._fitted(stage).rows(stage.queries), len(train), seed=seed) for stage in train]
         fitted = self._fitted_test(origin)
         tested = CandidateRows.concatenate([each.rows(each.stage.queries) for each in fitted])
-        return Material(_taught_rows(taught), tested.columns, tested)
+        return Material(_together(taught), tested.columns, tested)
 
     def predictions(self, material: Material, scores: Float64Array) -> Predictions:
         """See `LiftTask`: where the target of each query stands."""
@@ -314,28 +317,46 @@ def _sampled(stages: list[Stage], n_queries: int, *, seed: int) -> list[Stage]:
     ]
 
 
-def _taught(rows: CandidateRows) -> tuple[Columns, BoolArray, Int64Array, Int64Array]:
-    """Return columns, labels, folds, and the sizes of the groups, of the contexts that teach something.
+def _sampled_contexts(stages: list[Stage], n_contexts: int, *, seed: int) -> list[Stage]:
+    """Return the stages with at most so many contexts in all; the targets of a context that is taught stay together.
+
+    A target that was left out would be taught as an item that nobody took.
+    """
+    share = n_contexts / max(sum(len(stage.queries.contexts) for stage in stages), 1)
+    if share >= 1:
+        return stages
+    sizes = [max(1, int(len(stage.queries.contexts) * share)) for stage in stages]
+    return [
+        Stage(stage.past, stage.queries.sample_contexts(size, seed=seed))
+        for stage, size in zip(stages, sizes, strict=True)
+    ]
+
+
+def _taught(rows: CandidateRows, n_stages: int, *, seed: int) -> TaughtRows:
+    """Return the rows of the contexts that teach something, those of one of so many stages, drawn at random.
 
     A context none of whose targets is a candidate teaches a ranker nothing.
     """
-    contexts = np.zeros(rows.candidates.n_queries, dtype=bool)
-    contexts[rows.candidates.query[rows.is_target]] = True
-    kept = np.flatnonzero(contexts[rows.candidates.query])
-    fold = user_folds(rows.queries.users, n_folds=_VALID_FOLDS)
-    return (
+    able = np.unique(rows.candidates.query[rows.is_target])
+    draw = np.random.default_rng(seed)
+    drawn = draw.permutation(able)[: _MOST_TAUGHT // n_stages]
+    every = np.arange(rows.candidates.n_queries)
+    is_drawn, is_tried = np.isin(every, drawn), np.isin(every, drawn[: _MOST_TRIED // n_stages])
+    kept = np.flatnonzero(is_drawn[rows.candidates.query])
+    fold = np.where(is_tried, user_folds(rows.queries.users, n_folds=_VALID_FOLDS), LEFT_OUT)
+    return TaughtRows(
         rows.columns.take(kept),
-        rows.is_target[kept],
+        rows.is_target[kept].astype(np.int64),
         fold[rows.candidates.query[kept]],
-        rows.candidates.counts[contexts],
+        rows.candidates.counts[is_drawn],
     )
 
 
-def _taught_rows(parts: list[tuple[Columns, BoolArray, Int64Array, Int64Array]]) -> TaughtRows:
-    columns, labels, folds, sizes = zip(*parts, strict=True)
+def _together(parts: list[TaughtRows]) -> TaughtRows:
+    """Return the rows of several stages as one."""
     return TaughtRows(
-        Columns.concatenate(list(columns)),
-        np.concatenate(labels).astype(np.int64),
-        np.concatenate(folds),
-        np.concatenate(sizes),
+        Columns.concatenate([part.columns for part in parts]),
+        np.concatenate([part.labels for part in parts]),
+        np.concatenate([part.fold for part in parts]),
+        np.concatenate([part.sizes for part in parts if part.sizes is not None]),
     )
