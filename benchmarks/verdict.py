@@ -71,7 +71,8 @@ def _judged(task: str, level: str, seed: int, *, quick: bool) -> dict[str, Any]:
     result = measure_lift(lift_data(task, level, seed, **sizes), config)
     gain = result.gain(HEADLINE, "all", result.task.primary)
     low, high = interval(gain)
-    verdict = judge({0: gain}, metric=result.task.primary)
+    n_users = result.task.facts()["test_users"]
+    verdict = judge({0: gain}, metric=result.task.primary, n_users=n_users)
     row = {"task": task, "level": level, "seed": seed, "adopt": verdict["adopt"], "gain": [gain.point, low, high]}
     print(*row.values(), f"{time.perf_counter() - started:.0f} s", flush=True)
     return row

@@ -105,6 +105,17 @@ class TestMetrics:
             assert got["ndcg@10"].resampled[at] == pytest.approx(np.average(values, weights=weights[owners]))
         assert got["auc"].point == measure(scores, labels, users, resamples)["auc"].point
 
+    def test_scores_that_are_missing_come_last_and_have_no_log_loss(self, sample):
+        scores, labels, users = sample
+        resamples = Resamples.draw(20, n_resamples=2, seed=1)
+        missing = np.where(np.arange(300) % 7 == 0, np.nan, scores)
+        got = measure(missing, labels, users, resamples)
+        last = measure(np.where(np.isnan(missing), 0.0, missing), labels, users, resamples)
+        for name in ("auc", "user_auc", "ndcg@10"):
+            assert got[name].point == last[name].point
+        assert np.isnan(got["logloss"].point)
+        assert np.isnan(measure(scores * 5, labels, users, resamples)["logloss"].point)
+
     def test_rows_of_few_items_are_resampled_by_item(self, sample):
         scores, labels, users = sample
         items = np.arange(300) % 5
@@ -340,12 +351,15 @@ def estimate(gain: float, spread: float) -> Estimate:
     ],
 )
 def test_verdict(gain, spread, adopt):
-    verdict = judge({0: estimate(gain, spread), 3600: estimate(0.0, spread)}, metric="auc")
+    verdict = judge({0: estimate(gain, spread), 3600: estimate(0.0, spread)}, metric="auc", n_users=50)
     assert verdict["adopt"] == adopt
     assert f"{gain:+.4f}" in verdict["because"]
     assert "when events arrive 1 h late" in verdict["because"]
     assert verdict["minimum_detectable_effect"] == pytest.approx(2.8 * spread, rel=0.1)
     assert verdict["diff"] == gain
+    alone = judge({0: estimate(gain, spread)}, metric="auc", n_users=9)
+    assert alone["adopt"] == "underpowered"
+    assert "9 test users" in alone["because"]
 
 
 def run(origin: int, seed: int, ours: float, members: tuple[float, ...] = (), noise: float = 0.01) -> Run:
@@ -373,11 +387,29 @@ class TestRuns:
 
     def test_seeds_and_origins_widen_by_what_they_differ(self):
         plain = self.spread(run(0, 0, 0.6))
-        seeds = [run(0, seed, each, (0.1, 0.9)) for seed, each in enumerate((0.58, 0.62))]
+        seeds = [run(0, seed, each, (0.59, 0.61)) for seed, each in enumerate((0.58, 0.62))]
         assert self.spread(*seeds) == pytest.approx(np.sqrt(plain**2 + np.var([0.58, 0.62], ddof=1) / 2))
         origins = [run(origin, seed, 0.6 + origin / 10) for origin in range(2) for seed in range(2)]
         assert self.spread(*origins) == pytest.approx(np.sqrt(plain**2 + np.var([0.6, 0.7], ddof=1) / 2))
         assert gain(origins, "a", "b", "all", "auc").point == pytest.approx(0.15)
+
+    def test_seeds_that_agree_by_luck_vary_as_their_bags_do(self):
+        plain = self.spread(run(0, 0, 0.6))
+        members = (0.5, 0.7)
+        seeds = [run(0, seed, 0.6, members) for seed in range(2)]
+        assert self.spread(*seeds) == pytest.approx(np.sqrt(plain**2 + np.var(members, ddof=1) / 2 / 2))
+
+    def test_a_slice_that_is_empty_at_one_origin(self):
+        nothing = Run(
+            1,
+            0,
+            {arm: {"all": {"auc": Measured(Estimate(np.nan, np.full(500, np.nan)), np.array([]))}} for arm in "ab"},
+        )
+        assert gain([run(0, 0, 0.6), nothing], "a", "b", "all", "auc").point == pytest.approx(0.1)
+
+    def test_one_user_alone_varies_by_the_training(self):
+        same = Estimate(0.1, np.full(1000, 0.1))
+        assert np.std(widened(same, 0.04).resampled) == pytest.approx(0.2, rel=0.02)
 
     def test_what_is_undefined_stays_so(self):
         nothing = Estimate(float("nan"), np.full(5, np.nan))

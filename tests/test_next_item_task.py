@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 
 from llmfeat import InteractionLog, VectorTable
 from llmfeat.errors import InputError
+from llmfeat.evaluate.lift import measure_lift
 from llmfeat.evaluate.next_item.candidates import CandidateRows, FittedStage
 from llmfeat.evaluate.next_item.queries import Queries, Stage, stages_of_histories, stages_of_log
 from llmfeat.evaluate.next_item.task import NextItemTask
@@ -58,7 +60,24 @@ class TestStagesOfLog:
     def test_frozen_at_a_moment(self):
         (stage,) = stages_of_log(self.log, ITEMS, np.array([5, 7]) * US, freeze_us=3 * US)
         assert stage.queries.contexts.to_lists() == [["a", "b"], []]
-        assert (stage.queries.moments_us <= 3 * US).all()
+        assert stage.queries.moments_us.tolist() == [5 * US, 6 * US]
+        assert stage.queries.as_of_us.tolist() == [3 * US, 3 * US]
+        # Statistics are frozen too, those of a later block as well.
+        stages = stages_of_log(self.log, ITEMS, np.array([5, 6, 7]) * US, freeze_us=3 * US)
+        assert [stage.past.to_lists() for stage in stages] == [[["a", "b"]]] * 2
+        live = stages_of_log(self.log, ITEMS, np.array([5, 6, 7]) * US)
+        assert live[1].past.to_lists() != live[0].past.to_lists()
+
+    def test_only_what_is_asked_is_a_query_and_all_is_history(self):
+        asked = log_of([("u", "d", 5), ("v", "e", 6)])
+        (stage,) = stages_of_log(self.log, ITEMS, np.array([5, 7]) * US, asked=asked)
+        assert [ITEMS[int(each)].as_py() for each in stage.queries.targets] == ["d", "e"]
+        assert stage.queries.contexts.to_lists() == [["a", "b"], ["b"]]
+
+    def test_before_the_first_event_nothing_is_ranked(self):
+        stages = stages_of_log(self.log, ITEMS, np.array([1, 5, 7]) * US)
+        assert len(stages) == 1
+        assert stages_of_log(self.log, ITEMS, np.array([5, 7]) * US, lag_us=9 * US) == []
 
     def test_items_outside_the_catalogue_are_targets_that_none_can_find(self):
         (stage,) = stages_of_log(self.log, ITEMS.slice(0, 3), np.array([5, 7]) * US)
@@ -251,6 +270,18 @@ class TestTask:
         )
         return NextItemTask(data, CONFIG)
 
+    def test_what_was_not_liked_is_no_target(self):
+        data = timed_data()
+        labels = (np.arange(len(data.labels)) % 3 > 0).astype(np.int64)
+        log = InteractionLog.from_frame(data.rows.append_column("label", pa.array(labels)), label="label")
+        task = NextItemTask(dataclasses.replace(data, labels=labels, log=log), CONFIG)
+        assert task._log.n_events == labels.sum()
+        table, split = history_rows(
+            [("u", "valid", ["1"], "2"), ("u", "test", ["1", "2"], "3"), ("v", "test", [], "4")]
+        )
+        bare = LiftData(table, np.array([1, 1, 0]), None, data.item_ids, data.texts, data.vectors, split=split)
+        assert NextItemTask(bare, CONFIG)._stages(0)[1][0].queries.users.to_pylist() == ["u"]
+
     def test_rolling_origins_end_where_the_next_test_begins(self):
         task = NextItemTask(timed_data(), LiftConfig(task="next-item", lags_s=(0,), origins=3, n_resamples=5))
         cuts = task._cuts_us
@@ -273,6 +304,48 @@ class TestTask:
         rows: CandidateRows = material.context
         moments = rows.queries.moments_us[rows.candidates.query] / 1e6
         np.testing.assert_allclose(material.tested.families["own"][:, 0], moments.astype(np.float32))
+
+    def test_a_split_column_says_which_rows_are_tested(self):
+        data = timed_data()
+        late = np.flatnonzero(data.times_us >= np.quantile(data.times_us, 0.8))
+        roles = np.full(len(data.labels), "train", dtype=object)
+        roles[late[::2]] = "test"
+        task = NextItemTask(dataclasses.replace(data, split=pa.array(roles)), CONFIG)
+        targets = sum(len(stage.queries) for stage in task._stages(0)[1])
+        marked = data.rows.take(pa.array(late[::2]))
+        assert targets == len(marked.group_by(["user_id", "item_id", "timestamp"]).aggregate([]))
+        roles[:] = np.where(np.random.default_rng(0).random(len(roles)) < 0.2, "test", "train")
+        with pytest.raises(InputError, match="are earlier than the first test row"):
+            NextItemTask(dataclasses.replace(data, split=pa.array(roles)), CONFIG)
+        with pytest.raises(InputError, match="--origins 2"):
+            NextItemTask(dataclasses.replace(data, split=pa.array(roles)), dataclasses.replace(CONFIG, origins=2))
+
+    def test_a_generator_finds_what_it_proposes(self):
+        task = NextItemTask(timed_data(n_items=90), CONFIG)
+        material = task.material(0, 0)
+        said = task.describe(material)["by_generator"]
+        candidates, found = material.context.candidates, material.context.target_rows
+        there = found[found >= 0]
+        for at, name in enumerate(candidates.names):
+            assert said[name] == candidates.proposed[there, at].sum() / len(found)
+        # Of what it puts last a generator proposes nothing, though fewer than fifty items are above that.
+        repeats = candidates.names.index("repeats")
+        assert said["repeats"] < 0.8 * (candidates.ranks[there, repeats] <= 50).sum() / len(found)
+
+    @pytest.mark.parametrize("texts", ["words", "same", "none"])
+    def test_odd_catalogues_are_measured(self, texts, monkeypatch, tmp_path):
+        monkeypatch.setenv("LLMFEAT_CACHE_DIR", str(tmp_path))
+        monkeypatch.setattr("llmfeat.evaluate.fitting._MOST_TREES", 3)
+        data = timed_data(n_users=2, n_items=12, n_events=60)
+        odd = {"words": ["!!"] * 12, "same": ["heat"] * 12, "none": [None] * 12}[texts]
+        result = measure_lift(dataclasses.replace(data, texts=odd), CONFIG)
+        assert np.isfinite(result.level("hybrid", "all", "ndcg@10").point)
+        assert result.task.one_by_one(0).n_requests > 0
+
+    def test_nothing_is_known_so_late(self):
+        data = timed_data()
+        with pytest.raises(InputError, match="smaller --history-lag-s"):
+            NextItemTask(data, dataclasses.replace(CONFIG, lags_s=(10**8,)))._stages(0)
 
     def test_neither_times_nor_histories(self):
         data = timed_data()

@@ -33,6 +33,8 @@ COLD_EVENTS = 5
 # dimensions before a projection of them is learned.
 _MOST_LEARNED_EVENTS = 500_000
 _LEARNED_WORDS_DIM = 512
+# How often it is learned anew over the time of the training; less often where there is much to learn from.
+_N_BLOCKS, _N_BLOCKS_OF_MANY = 8, 3
 _N_REQUESTS = 50
 _TOP = 10
 
@@ -73,6 +75,8 @@ class ClickTask(LiftTask):
             raise InputError("the task 'click' needs the times of events: name the column of times, --timestamp")
         self._data, self._config, self._log = data, config, data.log
         self.lags_s = config.lags_s
+        if data.split is not None and config.origins > 1:
+            raise InputError(f"--origins {config.origins} came with a split column, which has one test: leave out one")
         if data.split is not None:
             self._whole = [split_by_column(data.split, data.times_us)]
         else:
@@ -218,22 +222,26 @@ class ClickTask(LiftTask):
 
     @functools.lru_cache(maxsize=1)  # noqa: B019
     def _maker(self, origin: int, lag_s: int) -> _ColumnMaker:
-        freeze_us = self.splits[origin].cut_us if self._config.freeze_at_test_start else None
-        return _ColumnMaker(self._data, self._config, self.splits[origin].train, lag_s, freeze_us)
+        split = self.splits[origin]
+        seen_us = self._data.times_us
+        if self._config.freeze_at_test_start:
+            seen_us = seen_us.copy()
+            seen_us[split.test] = split.cut_us
+        return _ColumnMaker(self._data, self._config, split.train, lag_s, seen_us)
 
 
 class _ColumnMaker:
     """The columns of rows, from what was known `lag_s` seconds before each; fitted on the training rows."""
 
-    def __init__(
-        self, data: LiftData, config: LiftConfig, train: Int64Array, lag_s: int, freeze_us: int | None
-    ) -> None:
+    def __init__(self, data: LiftData, config: LiftConfig, train: Int64Array, lag_s: int, seen_us: Int64Array) -> None:
         assert data.log is not None, "the task checked it"
-        self._data, self._freeze_us = data, freeze_us
+        self._data, self._seen_us = data, seen_us
         log, seed = data.log, config.seed
         activity = ActivityFeatures(log, history_lag_s=lag_s)
         words = {name: tfidf_vectors(data.item_ids, texts, seed=seed) for name, texts in self._texts().items()}
-        dense = tfidf_vectors(data.item_ids, data.texts, seed=seed, dim=_LEARNED_WORDS_DIM)
+        dense = words["tfidf"]
+        if dense.dim > _LEARNED_WORDS_DIM:
+            dense = tfidf_vectors(data.item_ids, data.texts, seed=seed, dim=_LEARNED_WORDS_DIM)
         placebo = random_vectors(data.item_ids, dim=data.vectors.dim, seed=seed)
         encoded = {"llm": data.vectors, **{f"llm_{name}": table for name, (_, table) in data.views.items()}}
         kernels: dict[str, dict[str, VectorTable]] = {"random": {"random": placebo}, "tfidf": words, "llm": encoded}
@@ -273,9 +281,7 @@ class _ColumnMaker:
 
     def _asked(self, rows: Int64Array) -> pa.Table:
         asked = self._data.rows.take(pa.array(rows))
-        if self._freeze_us is None:
-            return asked
-        moments = pa.array(np.minimum(self._data.times_us[rows], self._freeze_us), pa.timestamp("us", "UTC"))
+        moments = pa.array(self._seen_us[rows], pa.timestamp("us", "UTC"))
         return asked.set_column(asked.column_names.index("timestamp"), "timestamp", moments)
 
     def _add_own(
@@ -289,6 +295,7 @@ class _ColumnMaker:
         called: list[str] = []
         if self._data.own is not None:
             users, items = (id_column(asked, name, what="the rows") for name in ("user_id", "item_id"))
+            # As they were at the moment itself: how late they are is their owner's to know.
             blocks.append(self._data.own.columns(rows, users, items, self._data.times_us[rows]))
             called += self._data.own.names
         if self._data.baseline is not None:
@@ -300,7 +307,8 @@ class _ColumnMaker:
 
 def _learned(log: InteractionLog, name: str, learner: Any, lag_s: int) -> PastFittedFeatures:
     """Return history features over vectors that the events before each block of time taught."""
-    return PastFittedFeatures(log, {name: _LastEvents(learner)}, history_lag_s=lag_s)
+    n_blocks = _N_BLOCKS if log.n_events <= _MOST_LEARNED_EVENTS // 2 else _N_BLOCKS_OF_MANY
+    return PastFittedFeatures(log, {name: _LastEvents(learner)}, n_blocks=n_blocks, history_lag_s=lag_s)
 
 
 def _ranked_users(users: Int64Array, labels: Int64Array, n_users: int, *, seed: int) -> list[int]:

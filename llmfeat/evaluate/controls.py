@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -19,6 +20,7 @@ __all__ = ["CollabVectors", "random_vectors", "tfidf_vectors"]
 # Past this many numbers the words are reduced; on small catalogues exact words are the stronger control.
 _MOST_DENSE = 1 << 25
 _REDUCED_DIM = 512
+_WORD = re.compile(r"(?u)\b\w+\b")
 
 
 def random_vectors(ids: pa.StringArray, *, dim: int, seed: int) -> VectorTable:
@@ -35,12 +37,13 @@ def tfidf_vectors(
     Of `dim` dimensions by an SVD; by default only where the catalogue is large.
     """
     there = [row for row, text in enumerate(texts) if text is not None]
-    if not there:
+    if not any(_WORD.search(texts[row] or "") for row in there):
         return _no_vectors(ids)
     # The default pattern drops one-letter words, and with them titles such as "M" and "Z".
-    words = TfidfVectorizer(sublinear_tf=True, token_pattern=r"(?u)\b\w+\b")
+    words = TfidfVectorizer(sublinear_tf=True, token_pattern=_WORD.pattern)
     matrix = words.fit_transform([text for text in texts if text is not None])
-    if dim is None and len(texts) * matrix.shape[1] <= _MOST_DENSE:
+    is_small = dim is None and len(texts) * matrix.shape[1] <= _MOST_DENSE
+    if is_small or min(matrix.shape) < 2:  # of one word or one text there is no SVD
         dense = matrix.toarray()
     else:
         dense = TruncatedSVD(min(dim or _REDUCED_DIM, matrix.shape[1]), random_state=seed).fit_transform(matrix)

@@ -81,10 +81,13 @@ class LiftResult:
         """Return a metric of an arm on a slice, at the first lag."""
         return level(self.headline_runs, arm, part, metric)
 
-    def gain(self, comparison: str, part: str, metric: str, *, lag_s: int | None = None) -> Estimate:
-        """Return a paired difference on a slice."""
+    def gain(
+        self, comparison: str, part: str, metric: str, *, lag_s: int | None = None, origin: int | None = None
+    ) -> Estimate:
+        """Return a paired difference on a slice, of one origin or of all."""
         ours, theirs = self.comparisons[comparison]
-        return gain(self.runs[self.task.lags_s[0] if lag_s is None else lag_s], ours, theirs, part, metric)
+        runs = self.runs[self.task.lags_s[0] if lag_s is None else lag_s]
+        return gain([run for run in runs if origin in (None, run.origin)], ours, theirs, part, metric)
 
 
 def task_of(data: LiftData, config: LiftConfig) -> LiftTask:
@@ -209,12 +212,13 @@ def _inputs_key(data: LiftData, config: LiftConfig) -> str:
             digest.update(repr((chunk.offset, len(chunk))).encode())
     arrays = [data.labels, data.baseline, data.groups, data.vectors.vectors]
     arrays += [table.vectors for _, table in data.views.values()]
+    arrays += [] if data.log is None else [data.log.times_us, data.log.labels]
     for array in arrays:
         digest.update(b"-" if array is None else np.ascontiguousarray(array).tobytes())
-    digest.update(repr(data.vectors.ids.to_pylist()).encode())
-    digest.update(repr([data.texts, *(texts for texts, _ in data.views.values())]).encode())
+    digest.update(repr([data.vectors.ids.to_pylist(), *(t.ids.to_pylist() for _, t in data.views.values())]).encode())
+    digest.update(repr([data.texts, *((name, texts) for name, (texts, _) in data.views.items())]).encode())
     versions = {name: importlib.metadata.version(name) for name in ("lightgbm", "numpy", "scikit-learn", "scipy")}
-    packages = ("history", "features", "encode", "rank", "evaluate")
+    packages = ("_base", "history", "features", "encode", "rank", "evaluate")
     sources = [source_sha256(sys.modules[f"llmfeat.{name}"]) for name in packages]
     taken = ("task", "test_fraction", "freeze_at_test_start", "most_train_rows", "most_test_rows")
     queries = ("most_train_contexts", "most_test_queries", "seed")

@@ -6,8 +6,9 @@ estimate being the one with all weights 1, so that two arms differ on the same r
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -17,6 +18,7 @@ __all__ = ["METRICS", "Estimate", "Resamples", "interval", "measure"]
 
 METRICS = ("auc", "user_auc", "ndcg@10", "logloss")
 _TOP = 10
+_AT_ONCE = 64
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,8 +50,12 @@ class Resamples:
         """Draw `n_users` users with replacement, `n_resamples` times."""
         if n_users == 0:
             return cls(np.ones((n_resamples + 1, 0)))
-        drawn = np.random.default_rng(seed).multinomial(n_users, np.full(n_users, 1 / n_users), size=n_resamples)
-        return cls(np.vstack([np.ones((1, n_users)), drawn]).astype(np.float64))
+        draw, shares = np.random.default_rng(seed), np.full(n_users, 1 / n_users)
+        weights = np.ones((n_resamples + 1, n_users))
+        for first in range(1, n_resamples + 1, _AT_ONCE):  # in whole numbers they take as much room again
+            rows = weights[first : first + _AT_ONCE]
+            rows[:] = draw.multinomial(n_users, shares, size=len(rows))
+        return cls(weights)
 
 
 def interval(estimate: Estimate) -> tuple[float, float]:
@@ -75,7 +81,7 @@ def measure(
     Parameters
     ----------
     scores : ndarray of shape (n_rows,), float64
-        Probabilities of a positive.
+        Probabilities of a positive, or any other score, which has no ``logloss``; NaN comes last.
     labels : ndarray of shape (n_rows,), int
         0 or 1.
     users : ndarray of shape (n_rows,), int64
@@ -94,26 +100,31 @@ def measure(
         ``auc`` over all rows; ``user_auc`` and ``ndcg@10`` are means over the groups for which they exist (both labels,
         or a positive); ``logloss`` over all rows.
     """
+    is_probability = bool(((scores >= 0) & (scores <= 1)).all())
     clipped = np.clip(scores, 1e-15, 1 - 1e-15)
+    scores = np.where(np.isnan(scores), -np.inf, scores)
     loss = -np.where(labels > 0, np.log(clipped), np.log1p(-clipped))
     units, drawn = (users, resamples.weights) if by_item is None else (by_item[0], by_item[1].weights)
     n_units = drawn.shape[1]
     owner, group = _owners(users, groups)
     curves = {
         "auc": _auc(scores, labels, units, drawn),
-        "user_auc": _mean_over_groups(_per_group(scores, labels, group, _user_auc), owner, resamples.weights),
-        "ndcg@10": _mean_over_groups(_per_group(scores, labels, group, _ndcg), owner, resamples.weights),
+        "user_auc": _mean_over_groups(_user_auc(scores, labels, group), owner, resamples.weights),
+        "ndcg@10": _mean_over_groups(_ndcg(scores, labels, group), owner, resamples.weights),
         "logloss": _ratio(
             drawn @ np.bincount(units, weights=loss, minlength=n_units),
             drawn @ np.bincount(units, minlength=n_units),
         ),
     }
+    if not is_probability:
+        curves["logloss"] = np.full(len(drawn), np.nan)
     return {name: Estimate(float(curve[0]), curve[1:]) for name, curve in curves.items()}
 
 
 def _owners(users: Int64Array, groups: Int64Array | None) -> tuple[Int64Array, Int64Array]:
     """Return the user of each group, and the group of each row, numbered from 0."""
-    _, first, group = np.unique(users if groups is None else groups, return_index=True, return_inverse=True)
+    keys = users if groups is None else users * (int(groups.max(initial=0)) + 1) + groups  # ids may start anew per user
+    _, first, group = np.unique(keys, return_index=True, return_inverse=True)
     return users[first], group.astype(np.int64)
 
 
@@ -134,36 +145,46 @@ def _auc(scores: Float64Array, labels: Int64Array, users: Int64Array, weights: F
     return out
 
 
-def _per_group(
-    scores: Float64Array,
-    labels: Int64Array,
-    group: Int64Array,
-    metric: Callable[[Float64Array, Int64Array], float],
-) -> Float64Array:
-    """Return the metric of the rows of each group, which are passed by falling score."""
+def _places(scores: Float64Array, group: Int64Array) -> tuple[Int64Array, Int64Array, Int64Array]:
+    """Return the rows by group and falling score, the place of each in its group from 0 on, and its run of ties."""
     order = np.lexsort((-scores, group))
-    edges = np.flatnonzero(np.diff(group[order])) + 1
-    return np.array([metric(scores[rows], labels[rows]) for rows in np.split(order, edges) if len(rows)], np.float64)
+    opens = np.ones(len(order), dtype=bool)
+    opens[1:] = np.diff(group[order]) != 0
+    place = np.arange(len(order)) - np.maximum.accumulate(np.where(opens, np.arange(len(order)), 0))
+    differs = opens.copy()
+    differs[1:] |= scores[order][1:] != scores[order][:-1]
+    return order, place, np.cumsum(differs) - 1
 
 
-def _user_auc(scores: Float64Array, labels: Int64Array) -> float:
-    up, down = scores[labels > 0], np.sort(scores[labels <= 0])
-    if not len(up) or not len(down):
-        return float("nan")
-    wins = np.searchsorted(down, up, side="left") + np.searchsorted(down, up, side="right")
-    return float(wins.sum() / 2 / len(up) / len(down))
+def _user_auc(scores: Float64Array, labels: Int64Array, group: Int64Array) -> Float64Array:
+    """Return the area under the ROC curve of each group, NaN for one without both labels; ties count half."""
+    order, _, tie = _places(scores, group)
+    positive = (labels[order] > 0).astype(np.float64)
+    n_groups = int(group.max(initial=-1)) + 1
+    up = np.bincount(group[order], weights=positive, minlength=n_groups)
+    rows = np.bincount(group[order], minlength=n_groups)
+    down = rows - up
+    # Of each run of ties: its negatives, and those after it in its group.
+    negatives = np.bincount(tie, weights=1 - positive)
+    of_run = np.zeros(len(negatives), dtype=np.int64)
+    of_run[tie] = group[order]
+    above = np.cumsum(negatives) - (np.cumsum(down) - down)[of_run]
+    below = down[of_run] - above
+    wins = np.bincount(group[order], weights=positive * (below + negatives / 2)[tie], minlength=n_groups)
+    return _ratio(wins, up * down)
 
 
-def _ndcg(scores: Float64Array, labels: Int64Array) -> float:
-    """Return NDCG at 10 of one user's rows, which come by falling score; tied rows share their mean gain."""
-    n_positive = int(np.count_nonzero(labels > 0))
-    if not n_positive:
-        return float("nan")
-    gains = (labels > 0).astype(np.float64)
-    _, tie = np.unique(-scores, return_inverse=True)
-    gains = (np.bincount(tie, weights=gains) / np.bincount(tie))[tie]
-    discounts = 1 / np.log2(np.arange(2, _TOP + 2))
-    return float((gains[:_TOP] * discounts[: len(gains)]).sum() / discounts[:n_positive].sum())
+def _ndcg(scores: Float64Array, labels: Int64Array, group: Int64Array) -> Float64Array:
+    """Return NDCG at 10 of each group, NaN for one without a positive; tied rows share their mean gain."""
+    order, place, tie = _places(scores, group)
+    positive = (labels[order] > 0).astype(np.float64)
+    n_groups = int(group.max(initial=-1)) + 1
+    shared = (np.bincount(tie, weights=positive) / np.bincount(tie))[tie]
+    discounts = np.where(place < _TOP, 1 / np.log2(np.minimum(place, _TOP) + 2), 0.0)
+    found = np.bincount(group[order], weights=shared * discounts, minlength=n_groups)
+    n_positive = np.bincount(group[order], weights=positive, minlength=n_groups).astype(np.int64)
+    ideal = np.concatenate([[0.0], np.cumsum(1 / np.log2(np.arange(2, _TOP + 2)))])[np.minimum(n_positive, _TOP)]
+    return _ratio(found, ideal)
 
 
 def _mean_over_groups(values: Float64Array, owner: Int64Array, weights: Float64Array) -> Float64Array:
@@ -173,7 +194,7 @@ def _mean_over_groups(values: Float64Array, owner: Int64Array, weights: Float64A
     return _ratio(weights @ total, weights @ np.bincount(owner[exists], minlength=n_users))
 
 
-def _ratio(total: Float64Array, count: Float64Array) -> Float64Array:
+def _ratio(total: Any, count: Any) -> Float64Array:
     out = np.full(len(total), np.nan)
     np.divide(total, count, out=out, where=count > 0)
     return out

@@ -49,7 +49,8 @@ def popularity_json(result: LiftResult) -> list[dict[str, Any]]:
             "events": list(span),
             "rows": int(np.count_nonzero(slices[name])),
             "gain": {
-                each: interval_json(result.gain(each, name, result.task.primary)) for each in _POPULARITY_COMPARISONS
+                each: interval_json(result.gain(each, name, result.task.primary, origin=0))
+                for each in _POPULARITY_COMPARISONS
             },
         }
         for name, span in result.task.decile_events(0).items()

@@ -30,6 +30,7 @@ from llmfeat.errors import LLMFeatWarning
 from llmfeat.evaluate.arms import ARMS, HEADLINE, SLICES
 from llmfeat.evaluate.examples import examples_json
 from llmfeat.evaluate.inputs import Finding, InputSpec, LiftInputs, preflight, read_inputs
+from llmfeat.evaluate.inputs.finding import said_share
 from llmfeat.evaluate.lift import LiftResult, measure_lift
 from llmfeat.evaluate.numbers import number
 from llmfeat.evaluate.report import render_report
@@ -174,7 +175,13 @@ def write_lift(lift: dict[str, Any], out: Path) -> LiftFiles:
 def look(inputs: LiftInputs, config: LiftConfig) -> list[Finding]:
     """Return what was noticed in the data, and what will hurt."""
     is_test = _is_test(inputs, config)
-    return preflight(inputs, is_train=~is_test, is_test=is_test)
+    findings = preflight(inputs, is_train=~is_test, is_test=is_test)
+    if inputs.task == "next-item" and inputs.labels is not None and (n_left := int((inputs.labels <= 0).sum())):
+        said = f"{said_share(n_left, inputs.n_rows)} rows were not liked"
+        findings.append(
+            Finding("negatives", "note", n_left, inputs.n_rows, said, "left out: next items are those that users like")
+        )
+    return findings
 
 
 def _is_test(inputs: LiftInputs, config: LiftConfig) -> BoolArray:
@@ -296,7 +303,7 @@ def lift_body(
         "by_popularity": popularity_json(result),
         "importance": importance_json(result),
         "examples": examples,
-        "verdict": judge(gains, metric=task.primary),
+        "verdict": judge(gains, metric=task.primary, n_users=result.task.facts()["test_users"]),
         "cost": {
             "texts": sum(text is not None for text in data.texts),
             "encode_s": catalogue.encode_s,

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.special import ndtri
 
 from llmfeat.evaluate.metrics import Estimate
 from llmfeat.evaluate.task import Measured
@@ -44,30 +45,46 @@ def _combined(runs: Sequence[Run], ours: list[Measured], theirs: list[Measured] 
     if theirs is not None:
         estimates = [mine - other.estimate for mine, other in zip(estimates, theirs, strict=True)]
     points = np.array([each.point for each in estimates])
-    mean = Estimate(float(points.mean()), np.mean([each.resampled for each in estimates], axis=0))
-    parts = [ours] if theirs is None else [ours, theirs]
-    return widened(mean, _training_variance(runs, points, parts))
+    there = np.flatnonzero(np.isfinite(points)).tolist()  # a slice may be empty at some origins
+    if not there:
+        return Estimate(float("nan"), np.full_like(estimates[0].resampled, np.nan))
+    resampled = _mean([estimates[at].resampled for at in there])
+    parts = [[part[at] for at in there] for part in ([ours] if theirs is None else [ours, theirs])]
+    variance = _training_variance([runs[at] for at in there], points[there], parts)
+    return widened(Estimate(float(points[there].mean()), resampled), variance)
+
+
+def _mean(resampled: list[Float64Array]) -> Float64Array:
+    """Return the mean of each resample over the runs where it is defined."""
+    values = np.stack(resampled)
+    count = np.isfinite(values).sum(axis=0)
+    total = np.where(np.isfinite(values), values, 0.0).sum(axis=0)
+    mean: Float64Array = np.divide(total, count, out=np.full(len(total), np.nan), where=count > 0)
+    return mean
 
 
 def _training_variance(runs: Sequence[Run], points: Float64Array, parts: list[list[Measured]]) -> float:
     """Return by how much the mean over runs varies with the training, its variance.
 
-    Over origins where there are several, the seeds of each as one; else over seeds; a single run has the rankers of its
-    bags, whose mean varies by a share of what they do.
+    Over origins where there are several, the seeds of each as one; else over seeds. Never less than what the rankers of
+    the bags vary by, whose mean varies by a share of what they do: two seeds may agree by luck.
     """
+    bags = [measured.members for part in parts for measured in part]
+    of_bags = sum(float(members.var(ddof=1)) / len(members) for members in bags if len(members) > 1) / len(runs) ** 2
     origins = np.array([run.origin for run in runs])
     by_origin = np.array([points[origins == origin].mean() for origin in np.unique(origins)])
-    for values in (by_origin, points):
-        if len(values) > 1:
-            return float(values.var(ddof=1) / len(values))
-    bags = [measured.members for part in parts for measured in part]
-    return float(sum(members.var(ddof=1) / len(members) for members in bags if len(members) > 1))
+    values = by_origin if len(by_origin) > 1 else points
+    of_runs = float(values.var(ddof=1) / len(values)) if len(values) > 1 else 0.0
+    return max(of_runs, of_bags)
 
 
 def widened(estimate: Estimate, variance: float) -> Estimate:
     """Return an estimate whose resamples spread by `variance` more, in the same shape around the point."""
     spread = float(np.nanstd(estimate.resampled)) if np.isfinite(estimate.resampled).any() else 0.0
-    if not (variance > 0 and spread > 0):
+    if not variance > 0 or not np.isfinite(estimate.resampled).any():
         return estimate
+    if spread < 1e-12:  # one user alone: the training is all that varies
+        places = (np.arange(len(estimate.resampled)) + 0.5) / len(estimate.resampled)
+        return Estimate(estimate.point, estimate.point + np.sqrt(variance) * ndtri(places))
     wider = np.sqrt(1 + variance / spread**2)
     return Estimate(estimate.point, estimate.point + (estimate.resampled - estimate.point) * wider)

@@ -239,7 +239,7 @@ def moments(vectors: _FloatMatrix) -> tuple[int, Float64Array, Float64Array]:
         n_there += len(block)
         total += block.sum(axis=0)
     if n_there < 2:
-        raise InputError(
+        raise NothingToLearnError(
             f"{n_there} of {len(vectors)} rows have a vector (n_samples={n_there}), but at least 2 were expected: fit "
             "on more rows"
         )

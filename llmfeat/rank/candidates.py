@@ -42,6 +42,8 @@ class Candidates:
         The scorers, by column.
     n_queries : int
         Queries without any candidate included.
+    proposed : ndarray of shape (n_rows, n_scorers), bool, optional
+        Which scorers proposed the item, where they were asked.
     """
 
     query: Int64Array
@@ -50,6 +52,7 @@ class Candidates:
     ranks: Int32Array
     names: tuple[str, ...]
     n_queries: int
+    proposed: BoolArray | None = None
 
     def __len__(self) -> int:
         return len(self.query)
@@ -88,6 +91,7 @@ class Candidates:
         if not parts:
             raise InputError("there are 0 parts to put together, at least 1 was expected")
         shifts = np.cumsum([0, *(part.n_queries for part in parts)])
+        proposed = [part.proposed for part in parts if part.proposed is not None]
         return cls(
             np.concatenate([part.query + shift for part, shift in zip(parts, shifts[:-1], strict=True)]),
             np.concatenate([part.item for part in parts]),
@@ -95,6 +99,7 @@ class Candidates:
             np.concatenate([part.ranks for part in parts]),
             parts[0].names,
             int(shifts[-1]),
+            np.concatenate(proposed) if len(proposed) == len(parts) else None,
         )
 
     def _checked(self, targets: Int64Array) -> Int64Array:
@@ -173,15 +178,14 @@ def iter_candidates(
 def _of_block(
     scorers: Sequence[ItemScorer], histories: Sequences, k_per_scorer: int, exclude_history: bool
 ) -> Candidates:
-    shape = (len(histories), histories.n_items)
     excluded = (histories.row_of_event, histories.item_codes) if exclude_history else None
-    chosen = np.zeros(shape, dtype=bool)
-    scores, levels = [], []
+    scores, levels, proposed = [], [], []
     for scorer in scorers:
         scores.append(_checked_scores(scorer, histories))
         keys = _sorted_keys(scores[-1], excluded)
         levels.append((keys >> _HALF).astype(np.uint32))
-        _propose(chosen, keys, levels[-1], k_per_scorer)
+        proposed.append(_proposed(keys, levels[-1], k_per_scorer))
+    chosen = np.logical_or.reduce(proposed)
     query, item = np.nonzero(chosen)
     columns = [each[chosen] for each in scores]
     return Candidates(
@@ -191,6 +195,7 @@ def _of_block(
         np.stack([_shared_ranks(query, column, level) for column, level in zip(columns, levels, strict=True)], axis=1),
         tuple(scorer.name for scorer in scorers),
         len(histories),
+        np.stack([each[chosen] for each in proposed], axis=1),
     )
 
 
@@ -230,11 +235,12 @@ def _sorted_keys(scores: Float32Array, excluded: tuple[Int64Array, Int32Array] |
     return keys
 
 
-def _propose(chosen: BoolArray, keys: Any, levels: Any, k_per_scorer: int) -> None:
-    """Mark what a scorer proposes; `levels` is the upper half of its sorted keys."""
+def _proposed(keys: Any, levels: Any, k_per_scorer: int) -> BoolArray:
+    """Return which items a scorer proposes; `levels` is the upper half of its sorted keys."""
     n_items = keys.shape[1]
+    chosen = np.zeros(keys.shape, dtype=bool)
     if not n_items:
-        return
+        return chosen
     top = levels[:, :k_per_scorer]
     if k_per_scorer >= n_items:
         proposed = top != _EXCLUDED
@@ -244,6 +250,7 @@ def _propose(chosen: BoolArray, keys: Any, levels: Any, k_per_scorer: int) -> No
         proposed = top < worst[:, None]
     query, place = np.nonzero(proposed)
     chosen[query, (keys[query, place] & _LOWER_HALF).astype(np.int64)] = True
+    return chosen
 
 
 def _shared_ranks(query: Int64Array, scores: Float32Array, levels: Any) -> Int32Array:

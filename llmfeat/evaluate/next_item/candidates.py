@@ -14,7 +14,7 @@ import pyarrow as pa
 from scipy.stats import rankdata
 
 from llmfeat.encode import VectorTable
-from llmfeat.errors import LLMFeatWarning, NothingToLearnError
+from llmfeat.errors import EmptyInputError, LLMFeatWarning, NothingToLearnError
 from llmfeat.evaluate.columns import Columns
 from llmfeat.evaluate.next_item.generators import (
     DISTANCE_DECAY,
@@ -127,9 +127,11 @@ def concatenate_queries(parts: list[Queries]) -> Queries:
         users=pa.concat_arrays([part.users for part in parts]),
     )
     moments = [part.moments_us for part in parts if part.moments_us is not None]
+    as_of = [part.as_of_us for part in parts if part.as_of_us is not None]
     return Queries(
         contexts,
         np.concatenate(moments) if len(moments) == len(parts) else None,
+        np.concatenate(as_of) if len(as_of) == len(parts) else None,
         np.concatenate([part.context + shift for part, shift in zip(parts, shifts[:-1], strict=True)]),
         np.concatenate([part.targets for part in parts]),
     )
@@ -201,16 +203,16 @@ class FittedStage:
             return
         users = queries.users.take(pa.array(candidates.query))
         items = queries.contexts.item_ids.take(pa.array(candidates.item))
-        moments_us = None if queries.moments_us is None else queries.moments_us[candidates.query]
-        if self._log is not None and moments_us is not None:
-            rows = pa.table(
-                {"user_id": users, "item_id": items, "timestamp": pa.array(moments_us, pa.timestamp("us", "UTC"))}
-            )
+        if self._log is not None and queries.as_of_us is not None:
+            as_of = pa.array(queries.as_of_us[candidates.query], pa.timestamp("us", "UTC"))
+            rows = pa.table({"user_id": users, "item_id": items, "timestamp": as_of})
             features = ActivityFeatures(self._log).fit(rows)
             names = features.get_feature_names_out()
             kept = [at for at, name in enumerate(names) if name.endswith(_ACTIVITY)]
             made.add("no_text", features.transform(rows)[:, kept], [names[at] for at in kept])
         if self._own is not None:
+            # As they were at the moment itself: how late they are is their owner's to know.
+            moments_us = None if queries.moments_us is None else queries.moments_us[candidates.query]
             made.add("own", self._own.columns(None, users, items, moments_us), list(self._own.names))
 
     def _kernel_tables(self, past: Sequences, vectors: ItemVectors) -> list[tuple[str, str, VectorTable]]:
@@ -228,9 +230,10 @@ class FittedStage:
                 tables.append((family, name, _whitened(table, dim)))
                 try:
                     learned = LearnedSimilarity(dim).fit(table.vectors, affinity)
-                except NothingToLearnError:  # of a past without two items that one user met: no columns for any family
-                    continue
-                tables.append((f"{family}_learned", f"{name}_learned", reduce_table(learned, table)))
+                    projected = reduce_table(learned, table)
+                except NothingToLearnError:  # of a past without two items that one user met
+                    projected = VectorTable.from_arrays(table.ids, np.full((len(table), 1), np.nan))
+                tables.append((f"{family}_learned", f"{name}_learned", projected))
         return tables
 
 
@@ -240,7 +243,7 @@ def _whitened(table: VectorTable, dim: int) -> VectorTable:
         warnings.simplefilter("ignore", LLMFeatWarning)
         try:
             return reduce_table(Whitening(dim), table)
-        except NothingToLearnError:
+        except (EmptyInputError, NothingToLearnError):
             return table
 
 

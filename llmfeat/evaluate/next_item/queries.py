@@ -36,8 +36,8 @@ class Queries:
     ----------
     contexts : Sequences
         The history of each context, strictly earlier than its moment, and its user.
-    moments_us : ndarray of shape (n_contexts,), int64, optional
-        Up to when a context sees, microseconds; None where events have an order and no times.
+    moments_us, as_of_us : ndarray of shape (n_contexts,), int64, optional
+        When a context is, and up to when it sees, microseconds; None where events have an order and no times.
     context : ndarray of shape (n_queries,), int64
         The context of each query, ascending.
     targets : ndarray of shape (n_queries,), int64
@@ -46,6 +46,7 @@ class Queries:
 
     contexts: Sequences
     moments_us: Int64Array | None
+    as_of_us: Int64Array | None
     context: Int64Array
     targets: Int64Array
 
@@ -66,6 +67,7 @@ class Queries:
             self,
             contexts=self.contexts.take(kept),
             moments_us=None if self.moments_us is None else self.moments_us[kept],
+            as_of_us=None if self.as_of_us is None else self.as_of_us[kept],
             context=context.astype(np.int64),
             targets=self.targets[queries],
         )
@@ -111,8 +113,11 @@ def stages_of_log(
     *,
     lag_us: int = 0,
     freeze_us: int | None = None,
+    asked: InteractionLog | None = None,
 ) -> list[Stage]:
     """Return a stage for each pair of consecutive moments: the events between them are its queries.
+
+    Before the first event there is nothing to rank by: such a stage is left out.
 
     Parameters
     ----------
@@ -125,23 +130,29 @@ def stages_of_log(
     lag_us : int, default=0
         By how much events reach everything late.
     freeze_us : int, optional
-        Nothing later than this is seen.
+        Nothing later than this is seen, in histories and statistics alike.
+    asked : InteractionLog, optional
+        The events that are queries, where not all are.
     """
-    of_catalogue = _positions(log, item_ids)
+    asked = log if asked is None else asked
+    of_catalogue = _positions(asked, item_ids)
+    opens_us = int(log.times_us.min())
     stages = []
     for start_us, stop_us in zip(edges_us[:-1].tolist(), edges_us[1:].tolist(), strict=True):
-        events = np.flatnonzero((log.times_us >= start_us) & (log.times_us < stop_us))
-        if not len(events):
+        events = np.flatnonzero((asked.times_us >= start_us) & (asked.times_us < stop_us))
+        known_us = (start_us if freeze_us is None else min(start_us, freeze_us)) - lag_us
+        if not len(events) or known_us <= opens_us:
             continue
-        past = log.until(start_us - lag_us)
+        past = log.until(known_us)
         now = np.full(len(past.user_ids), np.iinfo(np.int64).max)
         known = Sequences.of_log(past, past.user_ids, now, max_events=_PAST_EVENTS, item_ids=item_ids)
-        stages.append(Stage(known, _queries_of_events(log, events, of_catalogue, item_ids, lag_us, freeze_us)))
+        stages.append(Stage(known, _queries_of_events(log, asked, events, of_catalogue, item_ids, lag_us, freeze_us)))
     return stages
 
 
 def _queries_of_events(
     log: InteractionLog,
+    asked: InteractionLog,
     events: Int64Array,
     of_catalogue: Int64Array,
     item_ids: pa.StringArray,
@@ -149,16 +160,17 @@ def _queries_of_events(
     freeze_us: int | None,
 ) -> Queries:
     # Sorted by user and time as the log is: the events of a context follow one another.
-    users, times_us = log.user_codes[events], log.times_us[events]
+    users, times_us = asked.user_codes[events], asked.times_us[events]
     opens = np.ones(len(events), dtype=bool)
     opens[1:] = (np.diff(users) != 0) | (np.diff(times_us) != 0)
     context = np.cumsum(opens) - 1
-    targets = of_catalogue[log.item_codes[events]]
+    targets = of_catalogue[asked.item_codes[events]]
     keep = _first_of_pairs(context, targets, len(item_ids))
-    moments_us = times_us[opens] if freeze_us is None else np.minimum(times_us[opens], freeze_us)
-    names = log.user_ids.take(pa.array(users[opens]))
-    histories = Sequences.of_log(log, names, moments_us, max_events=HISTORY_EVENTS, lag_us=lag_us, item_ids=item_ids)
-    return Queries(histories, moments_us - lag_us, context[keep], targets[keep])
+    moments_us = times_us[opens]
+    seen_us = moments_us if freeze_us is None else np.minimum(moments_us, freeze_us)
+    names = asked.user_ids.take(pa.array(users[opens]))
+    histories = Sequences.of_log(log, names, seen_us, max_events=HISTORY_EVENTS, lag_us=lag_us, item_ids=item_ids)
+    return Queries(histories, moments_us, seen_us - lag_us, context[keep], targets[keep])
 
 
 def _first_of_pairs(context: Int64Array, targets: Int64Array, n_items: int) -> Int64Array:
@@ -184,6 +196,9 @@ def stages_of_histories(
     is left out of it unless an earlier row of the user follows: a user's first event has no row of its own, and may be
     of any time.
 
+    The rows hold all events of their time, so that a user without a valid row did nothing then, and the shortest test
+    history of such a user ends before the valid rows as well.
+
     Where there are valid rows, they are what the ranker learns from, ranked by what was known before them; the train
     rows then only say what was known. Without valid rows it is the train rows, each user's ranked by what the others
     did.
@@ -200,7 +215,7 @@ def stages_of_histories(
     codes = np.array([SPLITS.index(name) for name in split.to_pylist()], dtype=np.int64)
     histories = Sequences.from_lists(rows, history, item_ids=item_ids, user_id="user_id")
     targets = histories.item_code(rows["item_id"])
-    queries = Queries(histories.last(HISTORY_EVENTS), None, np.arange(len(codes)), targets)
+    queries = Queries(histories.last(HISTORY_EVENTS), None, None, np.arange(len(codes)), targets)
     parts = {role: np.flatnonzero(codes == role) for role in (_TRAIN, _VALID, _TEST)}
     if not len(parts[_TEST]):
         raise InputError("no row has the split 'test', but at least one was expected: mark the rows to be measured")

@@ -44,6 +44,7 @@ _MOST_CELLS = 400_000_000
 _LEAST_QUERIES = 1_000
 _N_REQUESTS = 50
 _TOP = 10
+_LEAST_EARLIER = 0.5
 # Contexts that a ranker learns from at most, and those of them that trials are made with, in folds of users.
 _MOST_TAUGHT, _MOST_TRIED = 3_000, 1_200
 _VALID_FOLDS = 3
@@ -61,8 +62,10 @@ class NextItemTask(LiftTask):
         self.lags_s = config.lags_s[:1]
         self._log = None if data.log is None else _positives(data.log)
         self._brings_histories = "history" in data.rows.column_names
-        if self._brings_histories and config.origins > 1:
-            raise InputError(f"origins={config.origins}, but rows that bring their histories have one test: leave it 1")
+        if data.split is not None and config.origins > 1:
+            raise InputError(f"--origins {config.origins} came with --split-column, which has one test: drop one")
+        if self._brings_histories and data.split is None:
+            raise InputError("rows bring their histories, but no split came: say which are 'test', --split-column")
         self._cuts_us: list[tuple[int, int]] = []
         if not self._brings_histories:
             self._cuts_us = self._cuts()
@@ -76,11 +79,11 @@ class NextItemTask(LiftTask):
         times_us, data = self._log.times_us, self._data
         if data.split is not None:
             split = split_by_column(data.split, data.times_us)
-            earlier = np.delete(data.times_us, split.test)
-            if int(np.count_nonzero(earlier < split.cut_us)) < 2:
+            n_earlier = int(np.count_nonzero(data.times_us[split.train] < split.cut_us))
+            if n_earlier < _LEAST_EARLIER * len(split.train):
                 raise InputError(
-                    f"{len(split.test)} test rows begin before the others end: a test of next items is later than what "
-                    "is learned from, so mark the last rows by time 'test', or leave --split-column out"
+                    f"{n_earlier} of {len(split.train)} rows to learn from are earlier than the first test row, but "
+                    "most were expected to be: mark the last rows by time 'test', or leave --split-column out"
                 )
             return [(split.cut_us, int(data.times_us[split.test].max()) + 1)]
         splits = rolling_splits(times_us, test_fraction=self._config.test_fraction, n_origins=self._config.origins)
@@ -92,8 +95,9 @@ class NextItemTask(LiftTask):
         """Return the stages to learn from and those to test, with the queries that are used, and of how many."""
         config, data = self._config, self._data
         if self._brings_histories:
-            assert data.split is not None, "the inputs were checked"
-            train, test = stages_of_histories(data.rows, data.split, data.item_ids)
+            assert data.split is not None, "the constructor checked it"
+            liked = pa.array(np.flatnonzero(data.labels > 0))
+            train, test = stages_of_histories(data.rows.take(liked), data.split.take(liked), data.item_ids)
         else:
             train, test = self._stages_by_time(origin)
         most = max(_LEAST_QUERIES, _MOST_CELLS // len(data.item_ids))
@@ -112,14 +116,38 @@ class NextItemTask(LiftTask):
         # The window to learn from is as large a part of its past as the test is of all.
         before = times_us[times_us < cut_us]
         window = np.searchsorted(times_us, end_us) - len(before)
+        if not window:
+            raise InputError(
+                "no item was liked in the time of the test, so that there is none to be found: move the split"
+            )
         n_taught = int(len(before) * window / (window + len(before)))
         train_edges = _edges(before[-max(n_taught, 1) :], cut_us)
         test_edges = _edges(times_us[(times_us >= cut_us) & (times_us < end_us)], end_us)
         freeze_us = cut_us if self._config.freeze_at_test_start else None
-        return (
-            stages_of_log(log, self._data.item_ids, train_edges, lag_us=lag_us),
-            stages_of_log(log, self._data.item_ids, test_edges, lag_us=lag_us, freeze_us=freeze_us),
-        )
+        ids = self._data.item_ids
+        train = stages_of_log(log, ids, train_edges, lag_us=lag_us, asked=self._marked("train", "valid"))
+        test = stages_of_log(log, ids, test_edges, lag_us=lag_us, freeze_us=freeze_us, asked=self._marked("test"))
+        for what, stages in (("learned from", train), ("tested", test)):
+            if not stages:
+                raise InputError(
+                    f"nothing is known before the rows that are {what}, {self.lags_s[0]} s late: a longer log, a "
+                    "smaller --history-lag-s or another split is needed"
+                )
+        return train, test
+
+    def _marked(self, *roles: str) -> InteractionLog | None:
+        """Return the liked events that the split column marks so; None without such a column, for all."""
+        data = self._data
+        if data.split is None:
+            return None
+        is_marked = pc.is_in(data.split, value_set=pa.array(roles)).to_numpy(zero_copy_only=False)
+        rows = np.flatnonzero(is_marked & (data.labels > 0))
+        if not len(rows):
+            raise InputError(
+                f"no liked row has the split {' or '.join(roles)}, but some were expected: check the column"
+            )
+        users, items = (data.rows.column(name).combine_chunks().take(pa.array(rows)) for name in ("user_id", "item_id"))
+        return InteractionLog.from_arrays(users, items, data.times_us[rows], np.ones(len(rows), dtype=np.float32))
 
     @functools.cached_property
     def _vectors(self) -> ItemVectors:
@@ -136,16 +164,19 @@ class NextItemTask(LiftTask):
         return FittedStage(stage, self._vectors, log=self._log, own=self._data.own)
 
     @functools.lru_cache(maxsize=1)  # noqa: B019
-    def _fitted_test(self, origin: int) -> list[FittedStage]:
-        return [self._fitted(stage) for stage in self._stages(origin)[1]]
+    def _last_fitted(self, origin: int) -> FittedStage:
+        """Return the last stage of the test: what single requests are asked of."""
+        return self._fitted(self._stages(origin)[1][-1])
 
     def material(self, origin: int, lag_s: int) -> Material:
         """See `LiftTask`."""
-        train = self._stages(origin)[0]
+        train, test, _ = self._stages(origin)
         seed = self._config.seed
         taught = [_taught(self._fitted(stage).rows(stage.queries), len(train), seed=seed) for stage in train]
-        fitted = self._fitted_test(origin)
-        tested = CandidateRows.concatenate([each.rows(each.stage.queries) for each in fitted])
+        # One stage is held at a time: on large logs its statistics take most of the memory.
+        parts = [self._fitted(stage).rows(stage.queries) for stage in test[:-1]]
+        parts.append(self._last_fitted(origin).rows(test[-1].queries))
+        tested = CandidateRows.concatenate(parts)
         return Material(_together(taught), tested.columns, tested)
 
     def predictions(self, material: Material, scores: Float64Array) -> Predictions:
@@ -170,9 +201,9 @@ class NextItemTask(LiftTask):
     def describe(self, material: Material) -> dict[str, Any]:
         """Return how many candidates there are, and the share of targets that each generator proposes."""
         rows: CandidateRows = material.context
-        there = rows.target_rows >= 0
-        ranks = rows.candidates.ranks[rows.target_rows[there]]
-        found = (ranks <= K_PER_GENERATOR).sum(axis=0) / max(len(there), 1)
+        there = rows.target_rows[rows.target_rows >= 0]
+        assert rows.candidates.proposed is not None, "they were generated"
+        found = rows.candidates.proposed[there].sum(axis=0) / max(len(rows.queries), 1)
         return {
             "per_query": len(rows.candidates) / max(rows.candidates.n_queries, 1),
             "k_per_generator": K_PER_GENERATOR,
@@ -185,7 +216,13 @@ class NextItemTask(LiftTask):
 
     @functools.cache  # noqa: B019
     def _item_events(self, origin: int) -> Int64Array:
-        """Return the earlier events of each query's target: what was known before its stage."""
+        """Return the earlier events of each target, whatever the lag; before its stage where there are no times."""
+        queries = self._queries(origin)
+        if self._log is not None and queries.moments_us is not None:
+            index = self._log.by_item
+            items = queries.contexts.item_ids.take(pa.array(np.maximum(queries.targets, 0)))
+            codes = np.where(queries.targets >= 0, self._log.item_code(items), -1)
+            return index.before(codes, queries.moments_us[queries.context]) - index.first(codes)
         counts = []
         for stage in self._stages(origin)[1]:
             events = np.bincount(stage.past.item_codes, minlength=stage.past.n_items)
@@ -252,7 +289,7 @@ class NextItemTask(LiftTask):
 
     def one_by_one(self, lag_s: int) -> OneByOne:
         """See `LiftTask`: a request is a context."""
-        fitted = self._fitted_test(0)[-1]
+        fitted = self._last_fitted(0)
         queries = fitted.stage.queries
         n_contexts = len(queries.contexts)
         draw = np.random.default_rng(self._config.seed)
@@ -262,7 +299,7 @@ class NextItemTask(LiftTask):
 
     def requests(self, lag_s: int, n_requests: int) -> list[Request]:
         """See `LiftTask`."""
-        fitted = self._fitted_test(0)[-1]
+        fitted = self._last_fitted(0)
         queries = fitted.stage.queries
         worth = np.flatnonzero(queries.contexts.lengths > 1)
         draw = np.random.default_rng(self._config.seed)
@@ -354,9 +391,18 @@ def _taught(rows: CandidateRows, n_stages: int, *, seed: int) -> TaughtRows:
 
 def _together(parts: list[TaughtRows]) -> TaughtRows:
     """Return the rows of several stages as one."""
+    fold = np.concatenate([part.fold for part in parts])
+    sizes = np.concatenate([part.sizes for part in parts if part.sizes is not None])
+    if len(sizes) < 2:
+        raise InputError(
+            f"{len(sizes)} moments of users have a liked item among their candidates, but two to learn from were "
+            "expected: a longer log, or a smaller test, is needed"
+        )
+    if len(np.unique(fold[fold != LEFT_OUT])) < 2:  # of users too few to part
+        fold = np.repeat(np.arange(len(sizes)) % _VALID_FOLDS, sizes)
     return TaughtRows(
         Columns.concatenate([part.columns for part in parts]),
         np.concatenate([part.labels for part in parts]),
-        np.concatenate([part.fold for part in parts]),
-        np.concatenate([part.sizes for part in parts if part.sizes is not None]),
+        fold,
+        sizes,
     )
