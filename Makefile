@@ -34,11 +34,12 @@ docs: $(VENV)/.dev  ## the documentation as a site, into site/
 
 # encode_gpu.py needs a machine with a GPU, and says how it is run there.
 bench: $(VENV)/.bench  ## every benchmark in full, into benchmarks/results
-	for name in artifacts encode features movielens; do \
+	for name in artifacts encode features lift movielens verdict; do \
 	  out=benchmarks/results/$${name/#encode/encode-cpu}.json; \
 	  $(BIN)/python benchmarks/$$name.py --full --json $$out || exit 1; \
 	done
 	$(BIN)/python benchmarks/features.py --validation --json benchmarks/results/features-validation.json
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/peers.py --json benchmarks/results/peers.json
 	$(BIN)/python benchmarks/check.py --render
 
 bench-check: $(VENV)/.dev  ## what README and docs say of measurements is what benchmarks/results says

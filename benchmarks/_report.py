@@ -14,8 +14,10 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 _PACKAGES = (
     "llmfeat",
+    "cornac",
     "fastembed",
     "feast",
+    "lenskit",
     "lightgbm",
     "lmdb",
     "nncf",

@@ -6,6 +6,7 @@ For each task and each level of the planted effect, logs of different seeds are 
 
 from __future__ import annotations
 
+import json
 import os
 import tempfile
 import time
@@ -14,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from _report import arguments, save, system, write
+from _report import parser, save, system, write
 from _synthetic import EFFECTS, TASKS, make_log
 from check import render_results
 
@@ -25,19 +26,25 @@ from llmfeat.evaluate.arms import HEADLINE
 from llmfeat.evaluate.metrics import interval
 from llmfeat.evaluate.verdict import judge
 
-_N_LOGS = 20
+# Logs of next items take ten times as long as those of clicks: smaller ones, and fewer of them where text is of use.
+_N_LOGS = {"click": {"zero": 20, "small": 20, "large": 20}, "next-item": {"zero": 20, "small": 10, "large": 10}}
+_SIZES = {"click": {}, "next-item": {"n_users": 200, "n_items": 150, "n_events_per_user": 15}}
+_QUERIES = {"most_train_contexts": 500, "most_test_queries": 500}
 _N_RESAMPLES = 500
 
 
 def main() -> None:
     """Run the benchmark."""
-    options = arguments(__doc__.partition("\n")[0])
-    rows: list[dict[str, Any]] = []
+    arguments = parser(__doc__.partition("\n")[0])
+    arguments.add_argument("--only", choices=TASKS, help="one task; the rows of the other stay as they are in FILE")
+    options = arguments.parse_args()
+    before = json.loads(options.json.read_text())["rows"] if options.only and options.json.is_file() else []
+    rows: list[dict[str, Any]] = [row for row in before if row["task"] != options.only]
     with tempfile.TemporaryDirectory() as folder:
         os.environ["LLMFEAT_CACHE_DIR"] = folder
-        for task in TASKS:
+        for task in TASKS if options.only is None else [options.only]:
             for level in EFFECTS[task]:
-                seeds = range(1 if options.quick else _N_LOGS)
+                seeds = range(1 if options.quick else _N_LOGS[task][level])
                 rows += [_judged(task, level, seed, quick=options.quick) for seed in seeds]
                 save(options.json, figures_of(rows), rows)
     write(options.json, figures_of(rows), rows)
@@ -66,8 +73,8 @@ def lift_data(task: str, level: str, seed: int, **sizes: int) -> LiftData:
 
 def _judged(task: str, level: str, seed: int, *, quick: bool) -> dict[str, Any]:
     started = time.perf_counter()
-    sizes = {"n_users": 80, "n_items": 80, "n_events_per_user": 12} if quick else {}
-    config = LiftConfig(task=task, lags_s=(0,), n_resamples=_N_RESAMPLES, seed=seed)
+    sizes = {"n_users": 80, "n_items": 80, "n_events_per_user": 12} if quick else _SIZES[task]
+    config = LiftConfig(task=task, lags_s=(0,), n_resamples=_N_RESAMPLES, seed=seed, **_QUERIES)
     result = measure_lift(lift_data(task, level, seed, **sizes), config)
     gain = result.gain(HEADLINE, "all", result.task.primary)
     low, high = interval(gain)

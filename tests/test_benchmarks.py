@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -15,6 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 
 ROOT = Path(__file__).parent.parent
+TEXT_FAMILIES = ("similarity", "learned", "smoothed", "alike_users")
 
 
 @pytest.mark.parametrize(
@@ -87,31 +89,55 @@ def write_data(folder):
         "label": draw.integers(0, 2, 3000),
     }
     pq.write_table(pa.table(events), films / "interactions.parquet")
+    shop = folder / "online_retail_uci"
+    shop.mkdir()
+    shutil.copy(films / "items.parquet", shop / "items.parquet")
+    purchases = {name: values[:900] for name, values in events.items() if name != "label"}
+    pq.write_table(pa.table(purchases), shop / "interactions.parquet")
 
 
-def test_a_quick_run_of_the_features(tmp_path, artifact):
-    write_data(tmp_path)
-    out = tmp_path / "features.json"
-    script = [sys.executable, ROOT / "benchmarks" / "features.py", "--quick", "--json", out]
-    subprocess.run([*script, "--data", tmp_path, "--artifact", artifact.path], check=True, capture_output=True)
+def run(name, out, *more):
+    """Run a benchmark as a smoke test, and return the figures and rows that it wrote."""
+    script = [sys.executable, ROOT / "benchmarks" / f"{name}.py", "--quick", "--json", out]
+    done = subprocess.run([*script, *more], check=False, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
     body = json.loads(out.read_text())
-    assert set(body["figures"]) == {
-        "rows_per_s",
-        "request_ms",
-        "transform_request_ms",
-        "over_bare_product",
-        "ml100k_no_text_auc",
-        "ml100k_auc_lift",
-        "office_hr10",
-        "office_ndcg10",
-        "office_candidate_recall",
-    }
-    arms = next(part["arms"] for part in body["rows"] if part["part"] == "office")
+    return body["figures"], body["rows"]
+
+
+def test_quick_runs_of_the_features(tmp_path, artifact):
+    write_data(tmp_path)
+    out, where = tmp_path / "out.json", ("--data", tmp_path, "--artifact", artifact.path)
+    figures, _ = run("features", out)
+    assert set(figures) == {"rows_per_s", "request_ms", "transform_request_ms", "over_bare_product"}
+    figures, rows = run("features", out, "--validation", *where)
+    assert [part["part"] for part in rows] == ["ml100k_ablation", "office_ablation"]
     # Histories are drawn, so that nobody knows what comes next of 40 items.
-    assert all(abs(arms[arm]["hr@10"]["value"] - 10 / 40) < 0.15 for arm in arms)
+    assert all(abs(each["hr@10"]["mean"] - 10 / 40) < 0.2 for each in rows[1]["families"])
+    families = {each["family"] for each in rows[1]["families"] if each["change"] == "added to no text"}
+    assert families == {f"{kind}_{what}" for kind in ("tfidf", "llm") for what in TEXT_FAMILIES}
+    script = [sys.executable, ROOT / "benchmarks" / "features.py", "--quick", "--validation", "--json", out]
     missing = subprocess.run([*script, "--data", tmp_path / "nowhere"], capture_output=True, text=True)
     assert missing.returncode == 2
     assert "pass --data DIR" in missing.stderr
+
+
+def test_a_quick_run_of_the_lift(tmp_path, artifact):
+    write_data(tmp_path)
+    figures, rows = run("lift", tmp_path / "out.json", "--data", tmp_path, "--artifact", artifact.path)
+    assert {"office_hr10", "ml100k_auc", "retail_ndcg10", "retail_hybrid_vs_full_minus_llm_low"} <= set(figures)
+    lifts = [row for row in rows if row["part"] == "lift"]
+    assert [row["data"] for row in lifts] == ["ml100k", "office", "retail"]
+    assert all(row["checks"]["online_equals_offline"] for row in lifts)
+    assert all(abs(row["arms"][arm]["all"]["hr@10"][0] - 0.25) < 0.2 for row in lifts[1:] for arm in ("llm", "hybrid"))
+    assert len(rows[-1]["looks"]) >= 1
+
+
+def test_a_quick_run_of_the_verdicts(tmp_path):
+    figures, rows = run("verdict", tmp_path / "out.json")
+    assert len(rows) == 6
+    assert sum(figures.values()) == 6
+    assert figures["click_large_no"] == figures["next_item_large_no"] == 0
 
 
 @pytest.fixture
@@ -144,7 +170,8 @@ def test_what_pages_say_is_noticed_when_it_is_changed(check, copy):
     assert list(check.problems(copy)) == []
     performance, features = copy / "docs" / "performance.md", copy / "docs" / "features.md"
     change(performance, "0.99995<!--", "0.99996<!--")
-    change(features, "| `no_text` | 0.1737 |", "| `no_text` | 0.1738 |")
+    (measured,) = re.findall(r"\| rows a second, offline \| [\d,]+ \|", features.read_text(encoding="utf-8"))
+    change(features, measured, "| rows a second, offline | 1 |")
     assert [problem.partition(" does not say")[0] for problem in check.problems(copy)] == [
         "docs/features.md",
         "docs/performance.md",

@@ -22,19 +22,22 @@ from llmfeat.errors import DownloadError, EmptyInputError, MissingColumnError
 from tests.conftest import write_artifact
 from tests.tiny_models import save_tiny
 
+COMMANDS = ("cache", "certify", "demo", "doctor", "encode", "export", "inspect", "lift")
+
 
 def test_help_lists_the_commands():
     result = CliRunner().invoke(cli, ["--help"])
     assert result.exit_code == 0
-    for command in ("cache", "certify", "demo", "doctor", "encode", "export", "inspect"):
+    for command in COMMANDS:
         assert f"  {command} " in result.output
 
 
-@pytest.mark.parametrize("command", ["cache", "certify", "demo", "doctor", "encode", "export", "inspect"])
+@pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_has_help(command):
     result = CliRunner().invoke(cli, [command, "--help"])
     assert result.exit_code == 0
     assert "Usage:" in result.output
+    assert "\\b" not in result.output
 
 
 def test_version_and_unknown_commands():

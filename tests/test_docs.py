@@ -217,6 +217,8 @@ def place(tmp_path, tiny, cache, monkeypatch):
     # To compare backends is a test of its own, and rankers need not be good here.
     monkeypatch.setattr(agreement, "here", list)
     monkeypatch.setattr(fitting, "_MOST_TREES", 3)
+    for task in ("click", "next_item.task"):
+        monkeypatch.setattr(f"llmfeat.evaluate.{task}._N_REQUESTS", 5)
     monkeypatch.setenv("LLMFEAT_CACHE_DIR", str(cache))
     monkeypatch.chdir(tmp_path)
 

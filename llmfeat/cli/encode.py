@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from llmfeat._base.progress import spinner
+from llmfeat.cli._texts import bundled_model, text_options
 from llmfeat.errors import InputError
 
 __all__ = ["command"]
@@ -22,24 +22,7 @@ _RARE = {"missing": "without text", "failed": "failed", "remaining": "left for t
 @click.argument("items", type=click.Path(exists=True, path_type=Path))
 @click.option("--out", type=click.Path(file_okay=False, path_type=Path), required=True, help="The table's folder.")
 @click.option("--id", "item_id", default="item_id", show_default=True, metavar="COLUMN", help="The column of ids.")
-@click.option(
-    "--text",
-    "columns",
-    multiple=True,
-    metavar="COLUMN",
-    help="A column of the text, once or more: the first is required, the others are added where they are filled.",
-)
-@click.option(
-    "--template",
-    "template_file",
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help='Instead of --text: a TOML file with [item] template = "{title}[ ({year})][. {description:128}]".',
-)
-@click.option(
-    "--artifact",
-    type=click.Path(file_okay=False, path_type=Path),
-    help="The exported model.  [default: all-MiniLM-L6-v2, exported once into the user's cache]",
-)
+@text_options
 @click.option("--valid-from", metavar="COLUMN", help="Since when a text is known.  [default: 1970, with a note]")
 @click.option(
     "--backend",
@@ -76,7 +59,7 @@ def command(
     as_json: bool,
     **options: Any,
 ) -> None:
-    r"""Encode the texts of ITEMS into the vector table OUT; only what is new or changed.
+    """Encode the texts of ITEMS into the vector table OUT; only what is new or changed.
 
     ITEMS is a parquet, csv or jsonl file (.gz too), or a folder of parquet files; it may be larger than memory.
 
@@ -86,14 +69,14 @@ def command(
 
     Killed at any moment, the table is whole, and the next run goes on from there. Another model, backend or template
     begins a generation beside the old one, which stays readable until --prune.
-    """
+    """  # noqa: D301  click reads the control character
     from llmfeat.encode import TextEncoder, encode_table, plan_table, prune_table
 
     if plan and prune:
         raise click.UsageError("--plan writes nothing, so that there is nothing to --prune: leave out one of them.")
     template = _template(columns, template_file)
     encoder = TextEncoder(
-        artifact or _bundled(),
+        artifact or bundled_model(),
         backend=options.pop("backend"),
         threads=options.pop("threads"),
         batch_tokens=options.pop("batch_tokens"),
@@ -121,13 +104,6 @@ def _template(columns: tuple[str, ...], path: Path | None) -> Any:
             "expected: --text title --text description, or --template FILE"
         )
     return ItemTemplate.of_columns(columns) if path is None else ItemTemplate.from_file(path)
-
-
-def _bundled() -> Any:
-    from llmfeat.export import cached_artifact
-
-    with spinner("exporting all-MiniLM-L6-v2, once"):
-        return cached_artifact("bundled:minilm")
 
 
 def _summary_lines(body: dict[str, Any], out: Path, numerics: str) -> list[str]:

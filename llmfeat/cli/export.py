@@ -66,7 +66,7 @@ __all__ = ["command", "read_texts"]
 )
 @click.option("--force", is_flag=True, help="Write an artifact that missed a floor; its certificate says so.")
 def command(model: str, out: Path, calibration: Path | None, **options: Any) -> None:
-    r"""Export MODEL to a folder that runs without torch, checked against torch.
+    """Export MODEL to a folder that runs without torch, checked against torch.
 
     MODEL is a Hugging Face id (owner/name, owner/name@revision), a folder of sentence-transformers or transformers, a
     .gguf file, bundled:minilm or bundled:smollm2.
@@ -78,7 +78,7 @@ def command(model: str, out: Path, calibration: Path | None, **options: Any) -> 
 
     An encoder's pooling, dense layers, truncation and normalization become a part of the graph; a scorer gives the
     logits of the last token only. The comparison with the original is stored beside it: see `llmfeat inspect`.
-    """
+    """  # noqa: D301  click reads the control character
     from llmfeat.export import export_model
 
     errors = Console(stderr=True, highlight=False, soft_wrap=True)

@@ -12,8 +12,8 @@ from typing import Any
 import click
 from rich.console import Console
 
-from llmfeat._base.progress import spinner
 from llmfeat.cli._lift_summary import print_lift
+from llmfeat.cli._texts import bundled_model, text_options
 
 __all__ = ["command"]
 
@@ -28,18 +28,7 @@ _LAGS_S = (0, 3600, 86400)
 @click.option(
     "--interactions", type=_FILE, required=True, help="The log, a row per event, in a file of the same kinds."
 )
-@click.option(
-    "--text",
-    multiple=True,
-    metavar="COLUMN",
-    help="A column of the items' text, once or more: the first is required, the others are added.",
-)
-@click.option(
-    "--template",
-    "template_file",
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help='Instead of --text: a TOML file with [item] template = "{title}[ ({year})][. {description:128}]".',
-)
+@text_options
 @click.option(
     "--task",
     type=click.Choice(["click", "next-item"]),
@@ -65,11 +54,6 @@ _LAGS_S = (0, 3600, 86400)
     help="The share of rows, the last by time, that is the test.",
 )
 @click.option("--history-column", metavar="COLUMN", help="Each row's own history, a list of item ids, oldest first.")
-@click.option(
-    "--artifact",
-    type=click.Path(file_okay=False, path_type=Path),
-    help="The exported model.  [default: all-MiniLM-L6-v2, exported once into the user's cache]",
-)
 @click.option("--backend", default="auto", show_default=True, metavar="NAME", help="See llmfeat encode --help.")
 @click.option(
     "--history-lag-s",
@@ -107,24 +91,25 @@ def command(
     out: Path,
     artifact: Path | None,
     backend: str,
+    columns: tuple[str, ...],
     template_file: Path | None,
     history_lag_s: int,
     examples: bool,
     **options: Any,
 ) -> None:
-    r"""Measure how much text features would add to your ranker, on your own data.
+    """Measure how much text features would add to your ranker, on your own data.
 
     \b
-    llmfeat lift --items items.parquet --interactions log.parquet --text title --text description \
+    llmfeat lift --items items.parquet --interactions log.parquet --text title --text description \\
       --rating rating --out out/lift
-    llmfeat lift --items items.csv --interactions purchases.csv --text name --task next-item \
+    llmfeat lift --items items.csv --interactions purchases.csv --text name --task next-item \\
       --user-id CustomerID --item-id StockCode --timestamp InvoiceDate --out out/lift
 
     Looks at the data and says what will hurt; encodes the texts; fits the same ranker with and without text, words in
     place of a language model, random vectors, and more; tests all of them on the last part of the data by time; and
     writes OUT/lift.json and OUT/report.html, one self-contained page. Interrupted at any moment, the next run goes on
     from there.
-    """
+    """  # noqa: D301  click reads the control character
     # Hugging Face reads it at import: the bundled model comes from the package index.
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     from llmfeat.encode import TextEncoder
@@ -136,7 +121,7 @@ def command(
     shared = ("task", "test_fraction", "freeze_at_test_start", "seed", "seeds", "origins")
     taken = {name: options.pop(name) for name in shared if name != "task"}
     template = None if template_file is None else ItemTemplate.from_file(template_file)
-    spec = InputSpec(**{**options, "text": tuple(options["text"])}, template=template)
+    spec = InputSpec(**options, text=columns, template=template)
     lags_s = (history_lag_s, *(lag_s for lag_s in _LAGS_S if lag_s != history_lag_s))
     config = LiftConfig(task=spec.task, lags_s=lags_s, **taken)
     console = Console(highlight=False, soft_wrap=True)
@@ -146,7 +131,7 @@ def command(
         console.print(line, markup=False, end="")
         console.print(f"  [dim]({time.perf_counter() - started:.0f} s)[/]")
 
-    encoder = TextEncoder(artifact or _bundled(), backend=backend, cache=True)
+    encoder = TextEncoder(artifact or bundled_model(), backend=backend, cache=True)
     done = run_lift(
         spec,
         config,
@@ -160,10 +145,3 @@ def command(
     console.print(f"\n{done.json_path}  {done.report_path}", markup=False)
     if not done.lift["checks"]["online_equals_offline"]:
         raise click.ClickException("a request alone is not what it is in a batch: see `checks` in lift.json")
-
-
-def _bundled() -> Any:
-    from llmfeat.export import cached_artifact
-
-    with spinner("exporting all-MiniLM-L6-v2, once"):
-        return cached_artifact("bundled:minilm")

@@ -40,7 +40,7 @@ WORDS_DIM = 512
 # How often the statistics are fitted anew over the time of the test, and of what the ranker learns from.
 N_BLOCKS = 2
 # A query scores the catalogue with every generator: large catalogues are asked fewer queries.
-_MOST_CELLS = 400_000_000
+_MOST_CELLS = 200_000_000
 _LEAST_QUERIES = 1_000
 _N_REQUESTS = 50
 _TOP = 10
