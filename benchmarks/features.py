@@ -42,6 +42,8 @@ def main() -> None:
         sys.exit(2)
     figures: dict[str, float] = {}
     rows: list[dict[str, Any]] = []
+    if options.quick:
+        _ml100k.N_TREES = _office_rank.N_TREES = 5
     if options.validation:
         encoder = TextEncoder(
             options.artifact or cached_artifact("bundled:minilm"), backend="onnxruntime-cpu", cache=True

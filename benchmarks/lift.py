@@ -88,7 +88,9 @@ def _measured(name: str, spec: InputSpec, encoder: TextEncoder, *, quick: bool) 
     print(name, flush=True)
     config = LiftConfig(task=spec.task)
     if quick:
-        config = dataclasses.replace(config, lags_s=(0,), n_resamples=50)
+        config = dataclasses.replace(
+            config, lags_s=(0,), n_resamples=50, most_train_contexts=60, most_test_queries=100, most_train_rows=600
+        )
     with tempfile.TemporaryDirectory() as folder:
         os.environ["LLMFEAT_CACHE_DIR"] = str(Path(folder) / "cache")
         body = run_lift(spec, config, out=Path(folder) / "out", encoder=encoder, say=print, progress=False).lift

@@ -1,4 +1,4 @@
-"""What LLM features add on MovieLens-100K, over two seeds, and the README's table of it.
+"""What LLM features add on MovieLens-100K, and the README's table of it.
 
 The data come from the package index, as in ``llmfeat demo``; without ``--quick``, and into benchmarks/results, the
 README's table is rendered anew.
@@ -14,7 +14,6 @@ from typing import Any
 from _report import arguments, system, write
 from check import render_results
 
-_N_SEEDS = 2
 _ARMS = ("popularity", "no_text", "random", "collab", "tfidf", "llm", "full_minus_llm", "hybrid")
 
 
@@ -25,7 +24,7 @@ def main() -> None:
     from llmfeat.evaluate.demo import run_demo
     from llmfeat.evaluate.task import LiftConfig
 
-    config = LiftConfig(lags_s=(0,)) if options.quick else LiftConfig(seeds=_N_SEEDS)
+    config = LiftConfig(lags_s=(0,)) if options.quick else LiftConfig()
     with tempfile.TemporaryDirectory() as folder:
         done = run_demo(Path(folder), feature_repo=Path(folder) / "repo", config=config, say=print)
     first = done.lift
@@ -47,7 +46,7 @@ def main() -> None:
 
 
 def table(results: dict[str, Any]) -> str:
-    """Return the README's table of the first seed's run."""
+    """Return the README's table."""
     rows = results["rows"]
     run = rows[0]
     lines = ["| arm | AUC | over `no_text` | AUC, cold items |", "|---|---|---|---|"]
@@ -71,8 +70,6 @@ def table(results: dict[str, Any]) -> str:
         lines.append(f"| {when} | {' | '.join(map(_signed, gains))} |")
     ranker = ", ".join(f"{name} {_signed(gain)}" for name, gain in run["ranker"]["llm_vs_no_text"].items())
     lines += ["", f"As a lambdarank pipeline, LLM over no text: {ranker}."]
-    by_seed = ", ".join(f"{each['diff']:+.4f}" for each in run["runs"])
-    lines += [f"LLM over all else at once, by seed of the rankers: {by_seed}."]
     lines += ["", f"MovieLens-100K, last 20 % by time, all-MiniLM-L6-v2; {system(results['machine'])}."]
     return "\n".join(lines)
 

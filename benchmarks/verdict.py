@@ -43,7 +43,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         os.environ["LLMFEAT_CACHE_DIR"] = folder
         for task in TASKS if options.only is None else [options.only]:
-            for level in EFFECTS[task]:
+            for level in ["large"] if options.quick else EFFECTS[task]:
                 seeds = range(1 if options.quick else _N_LOGS[task][level])
                 rows += [_judged(task, level, seed, quick=options.quick) for seed in seeds]
                 save(options.json, figures_of(rows), rows)
@@ -73,7 +73,7 @@ def lift_data(task: str, level: str, seed: int, **sizes: int) -> LiftData:
 
 def _judged(task: str, level: str, seed: int, *, quick: bool) -> dict[str, Any]:
     started = time.perf_counter()
-    sizes = {"n_users": 80, "n_items": 80, "n_events_per_user": 12} if quick else _SIZES[task]
+    sizes = {"n_users": 60, "n_items": 60, "n_events_per_user": 10} if quick else _SIZES[task]
     config = LiftConfig(task=task, lags_s=(0,), n_resamples=_N_RESAMPLES, seed=seed, **_QUERIES)
     result = measure_lift(lift_data(task, level, seed, **sizes), config)
     gain = result.gain(HEADLINE, "all", result.task.primary)

@@ -289,9 +289,10 @@ class TestLift:
         assert ("own", "baseline_score") not in result.fitted["popularity"].columns
         assert "hybrid_vs_baseline" in lift_json(result)
 
-    def test_seeds_and_origins_are_runs_of_their_own(self, measured, tmp_path, monkeypatch):
+    def test_seeds_and_origins_are_runs_of_their_own(self, tmp_path, monkeypatch):
         monkeypatch.setenv("LLMFEAT_CACHE_DIR", str(tmp_path))
-        data, _, _, _ = measured
+        monkeypatch.setattr("llmfeat.evaluate.fitting._MOST_TREES", 5)
+        data = lift_data(n_items=60, n_events=1200)
         result = measure_lift(data, LiftConfig(lags_s=(0,), n_resamples=20, seeds=2, origins=2))
         assert [(run["origin"], run["seed"]) for run in runs_json(result)] == [(0, 0), (0, 1), (1, 0), (1, 1)]
         diffs = [run["diff"] for run in runs_json(result)]
