@@ -130,7 +130,7 @@ class TestTargetRanks:
         best = np.where(there, (level > own).sum(axis=1) + 1, -1)
         worst = np.where(there, (level >= own).sum(axis=1), -1)
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(next_item, "_CHUNK_ROWS", 11)
+            patch.setattr(next_item.metrics, "_CHUNK_ROWS", 11)
             for ranks in (
                 target_ranks(*flat(scores, seed), targets),
                 scorer_ranks(Given(scores), queries(7, 9), targets, block_cells=20),
