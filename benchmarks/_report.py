@@ -11,6 +11,8 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+from llmfeat._base.machine import processor_name
+
 ROOT = Path(__file__).resolve().parent.parent
 _PACKAGES = (
     "llmfeat",
@@ -81,11 +83,8 @@ def versions() -> dict[str, str]:
 
 def machine() -> dict[str, Any]:
     """Return the processor and the system in words."""
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.is_file() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return {
-        "processor": names[0] if names else platform.processor(),
+        "processor": processor_name(),
         "cores": os.cpu_count(),
         "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),

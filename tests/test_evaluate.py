@@ -267,6 +267,8 @@ class TestLift:
         made = [ClickTask(each, config).material(0, 0).tested for each in (data, other)]
         for family, columns in made[0].families.items():
             assert columns.tobytes() == made[1].families[family].tobytes(), family
+        live = ClickTask(other, LiftConfig(lags_s=(0,))).material(0, 0).tested
+        assert any(columns.tobytes() != live.families[family].tobytes() for family, columns in made[0].families.items())
 
     def test_one_request_has_the_bits_of_the_batch(self, measured):
         _, _, result, _ = measured

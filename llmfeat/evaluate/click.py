@@ -19,7 +19,17 @@ from llmfeat.evaluate.fitting import CLASSIFIER
 from llmfeat.evaluate.metrics import METRICS, Estimate, Resamples, measure
 from llmfeat.evaluate.sample import sample_rows, sample_users
 from llmfeat.evaluate.split import TimeSplit, rolling_splits, split_by_column
-from llmfeat.evaluate.task import LiftConfig, LiftData, LiftTask, Material, OneByOne, Predictions, Request, deciles_of
+from llmfeat.evaluate.task import (
+    LiftConfig,
+    LiftData,
+    LiftTask,
+    Material,
+    OneByOne,
+    Predictions,
+    Request,
+    deciles_of,
+    slices_of,
+)
 from llmfeat.features import ActivityFeatures, HistoryFeatures, LearnedSimilarity, PastFittedFeatures, SimilarityLearner
 from llmfeat.features._activity import ACTIVITY_NAMES, POPULARITY_NAMES
 from llmfeat.features._rows import LogTransformer
@@ -28,7 +38,6 @@ from llmfeat.types import BoolArray, Float32Array, Float64Array, Int64Array
 
 __all__ = ["ClickTask"]
 
-COLD_EVENTS = 5
 # What is learned of the events is learned of so many at most, the last ones; and words are reduced to so many
 # dimensions before a projection of them is learned.
 _MOST_LEARNED_EVENTS = 500_000
@@ -115,13 +124,7 @@ class ClickTask(LiftTask):
     def slices(self, origin: int) -> Mapping[str, BoolArray]:
         """Return which test rows are of items and users with few earlier events, whatever the lag."""
         item_events, user_events = self._events(origin)
-        return {
-            "all": np.ones(len(item_events), dtype=bool),
-            "warm_item": item_events >= COLD_EVENTS,
-            "cold_item": item_events < COLD_EVENTS,
-            "cold_user": user_events < COLD_EVENTS,
-            **deciles_of(item_events)[0],
-        }
+        return slices_of(item_events, user_events)
 
     def decile_events(self, origin: int) -> Mapping[str, tuple[int, int]]:
         """See `LiftTask`."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -29,21 +29,26 @@ __all__ = [
     "Predictions",
     "Request",
     "deciles_of",
+    "slices_of",
 ]
 
+_COLD_EVENTS = 5
 DECILES = tuple(f"decile_{at}" for at in range(1, 11))
 
 
-class OwnColumns(ABC):
+class OwnColumns(Protocol):
     """The user's own columns of a row; `BaseFeatures` is one."""
 
-    names: tuple[str, ...]
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What they are called."""
+        ...
 
-    @abstractmethod
     def columns(
         self, rows: Int64Array | None, users: pa.StringArray, items: pa.StringArray, times_us: Int64Array | None
     ) -> Float32Array:
         """Return them, float32 of shape ``(n_rows, len(names))``; NaN where nothing is known."""
+        ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,7 +92,7 @@ class LiftData:
     vectors: VectorTable
     views: Mapping[str, tuple[Sequence[str | None], VectorTable]] = field(default_factory=dict)
     split: pa.StringArray | None = None
-    own: Any = None
+    own: OwnColumns | None = None
     baseline: Float64Array | None = None
     groups: Int64Array | None = None
     name: str = "data"
@@ -277,6 +282,17 @@ class LiftTask(ABC):
     @abstractmethod
     def requests(self, lag_s: int, n_requests: int) -> list[Request]:
         """Return some requests of the test, for examples."""
+
+
+def slices_of(item_events: Int64Array, user_events: Int64Array) -> dict[str, BoolArray]:
+    """Return which test rows are in each slice, by the earlier events of their item and of their user."""
+    return {
+        "all": np.ones(len(item_events), dtype=bool),
+        "warm_item": item_events >= _COLD_EVENTS,
+        "cold_item": item_events < _COLD_EVENTS,
+        "cold_user": user_events < _COLD_EVENTS,
+        **deciles_of(item_events)[0],
+    }
 
 
 def deciles_of(events: Int64Array) -> tuple[dict[str, BoolArray], dict[str, tuple[int, int]]]:

@@ -28,14 +28,23 @@ from llmfeat.evaluate.next_item.metrics import NEXT_ITEM_METRICS, TargetRanks, m
 from llmfeat.evaluate.next_item.queries import Queries, Stage, stages_of_histories, stages_of_log
 from llmfeat.evaluate.numbers import number
 from llmfeat.evaluate.split import rolling_splits, split_by_column
-from llmfeat.evaluate.task import LiftConfig, LiftData, LiftTask, Material, OneByOne, Predictions, Request, deciles_of
+from llmfeat.evaluate.task import (
+    LiftConfig,
+    LiftData,
+    LiftTask,
+    Material,
+    OneByOne,
+    Predictions,
+    Request,
+    deciles_of,
+    slices_of,
+)
 from llmfeat.history import InteractionLog
 from llmfeat.rank.scorers.crossfit import user_folds
 from llmfeat.types import BoolArray, Float64Array, Int64Array
 
 __all__ = ["NextItemTask"]
 
-COLD_EVENTS = 5
 WORDS_DIM = 512
 # How often the statistics are fitted anew over the time of the test, and of what the ranker learns from.
 N_BLOCKS = 2
@@ -234,14 +243,7 @@ class NextItemTask(LiftTask):
     def slices(self, origin: int) -> Mapping[str, BoolArray]:
         """See `LiftTask`."""
         queries, events = self._queries(origin), self._item_events(origin)
-        lengths = queries.contexts.lengths[queries.context]
-        return {
-            "all": np.ones(len(queries), dtype=bool),
-            "warm_item": events >= COLD_EVENTS,
-            "cold_item": events < COLD_EVENTS,
-            "cold_user": lengths < COLD_EVENTS,
-            **deciles_of(events)[0],
-        }
+        return slices_of(events, queries.contexts.lengths[queries.context])
 
     def decile_events(self, origin: int) -> Mapping[str, tuple[int, int]]:
         """See `LiftTask`."""
