@@ -111,16 +111,21 @@ class TestByHand:
 @settings(max_examples=60, deadline=None)
 def test_they_are_those_of_the_plain_definition(matrix, k, exclude_history):
     other = [row[::-1] for row in matrix]
-    scorers = [Given(matrix, "one"), Given(other, "two")]
-    got = generate_candidates(scorers, queries(len(matrix), 6), k, exclude_history=exclude_history)
+    third = [row[2:] + row[:2] for row in matrix]
+    scorers, also = [Given(matrix, "one"), Given(other, "two")], [Given(third, "three")]
+    got = generate_candidates(scorers, queries(len(matrix), 6), k, also=also, exclude_history=exclude_history)
     expected, ranks = [], []
-    for query, rows in enumerate(zip(np.float32(matrix), np.float32(other), strict=True)):
+    for query, rows in enumerate(zip(np.float32(matrix), np.float32(other), np.float32(third), strict=True)):
         found = [plain_top(row, k, {query} if exclude_history else ()) for row in rows]
-        items = sorted({item for top, _ in found for item in top})
+        items = sorted({item for top, _ in found[:2] for item in top})
         expected += [(query, item) for item in items]
         ranks += [[rank[item] for _, rank in found] for item in items]
     assert pairs(got) == expected
     assert got.ranks.tolist() == ranks
+    assert got.names == ("one", "two", "three")
+    assert got.proposed.shape == (len(expected), 2)
+    assert got.proposed.any(axis=1).all()
+    np.testing.assert_array_equal(got.scores[:, 2], np.float32(third)[got.query, got.item])
 
 
 def test_the_size_of_the_blocks_does_not_matter():
@@ -141,6 +146,11 @@ def test_the_size_of_the_blocks_does_not_matter():
         assert parts.n_queries == len(histories)
     blocks = list(iter_candidates(scorers, histories, 7, block_cells=50 * 33))
     assert [block.n_queries for block in blocks] == [33, 33, 14]
+
+
+def test_one_that_only_says_something_has_a_name_of_its_own():
+    with pytest.raises(InputError, match="of distinct names"):
+        generate_candidates([Given([[1]])], queries(1), 1, also=[Given([[1]])])
 
 
 @pytest.mark.parametrize(

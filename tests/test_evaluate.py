@@ -267,7 +267,9 @@ class TestLift:
         made = [ClickTask(each, config).material(0, 0).tested for each in (data, other)]
         for family, columns in made[0].families.items():
             assert columns.tobytes() == made[1].families[family].tobytes(), family
-        live = ClickTask(other, LiftConfig(lags_s=(0,))).material(0, 0).tested
+        said: list[str] = []
+        live = ClickTask(other, LiftConfig(lags_s=(0,))).material(0, 0, said.append).tested
+        assert any(what.startswith("columns of ") and what.endswith(" rows, llm") for what in said)
         assert any(columns.tobytes() != live.families[family].tobytes() for family, columns in made[0].families.items())
 
     def test_one_request_has_the_bits_of_the_batch(self, measured):

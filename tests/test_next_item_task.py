@@ -12,11 +12,13 @@ import pytest
 from llmfeat import InteractionLog, VectorTable
 from llmfeat.errors import InputError
 from llmfeat.evaluate.lift import measure_lift
+from llmfeat.evaluate.next_item import generators
 from llmfeat.evaluate.next_item.candidates import CandidateRows, FittedStage
 from llmfeat.evaluate.next_item.queries import Queries, Stage, stages_of_histories, stages_of_log
 from llmfeat.evaluate.next_item.task import NextItemTask
 from llmfeat.evaluate.task import LiftConfig, LiftData
 from llmfeat.history import Sequences
+from llmfeat.rank.scorers import CollaborativeVectors, Cooccurrence
 
 US = 10**6
 ITEMS = pa.array(["a", "b", "c", "d", "e"])
@@ -320,13 +322,26 @@ class TestTask:
         with pytest.raises(InputError, match="--origins 2"):
             NextItemTask(dataclasses.replace(data, split=pa.array(roles)), dataclasses.replace(CONFIG, origins=2))
 
+    def test_it_says_what_it_is_doing(self):
+        task = NextItemTask(timed_data(), CONFIG)
+        said: list[str] = []
+        task.material(0, 0, said.append)
+        n_stages = sum(map(len, task._stages(0)[:2]))
+        assert [what for what in said if "fitting together" in what] == [
+            f"{at} of {n_stages} stages: fitting together" for at in range(1, n_stages + 1)
+        ]
+        n_last = len(task._stages(0)[1][-1].queries.contexts)
+        assert f"{n_stages} of {n_stages} stages: candidates of {n_last:,} of {n_last:,} histories" in said
+
     def test_a_generator_finds_what_it_proposes(self):
         task = NextItemTask(timed_data(n_items=90), CONFIG)
         material = task.material(0, 0)
         said = task.describe(material)["by_generator"]
         candidates, found = material.context.candidates, material.context.target_rows
         there = found[found >= 0]
-        for at, name in enumerate(candidates.names):
+        assert len(said) == candidates.proposed.shape[1] < len(candidates.names)  # the placebo proposes nothing
+        for at, name in enumerate(said):
+            assert name == candidates.names[at]
             assert said[name] == candidates.proposed[there, at].sum() / len(found)
         # Of what it puts last a generator proposes nothing, though fewer than fifty items are above that.
         repeats = candidates.names.index("repeats")
@@ -355,17 +370,37 @@ class TestTask:
 
 
 def test_large_catalogues_and_many_sequences_are_cut_down(monkeypatch):
-    from llmfeat.evaluate.next_item import generators
-
     past = Sequences.from_lists(
         pa.table({"user_id": list("uvw"), "h": [["a", "b"], ["b", "c"], ["c", "a"]]}), "h", user_id="user_id"
     )
-    assert "ease" in {scorer.name for _, scorer in generators.fit_generators(past)}
+    counted = generators.PastPairs.of(past)
+    assert "ease" in {scorer.name for _, scorer in generators.fit_generators(past, counted)}
     monkeypatch.setattr(generators, "_MOST_ITEMS_OF_EASE", 2)
     monkeypatch.setattr(generators, "_MOST_SEQUENCES", 2)
-    fitted = {scorer.name: scorer for _, scorer in generators.fit_generators(past)}
+    fitted = {scorer.name: scorer for _, scorer in generators.fit_generators(past, counted)}
     assert "ease" not in fitted
     assert fitted["sequences"].items_.shape[0] == 2
+
+
+def test_generators_share_counts_that_are_those_of_each():
+    """What is counted once for all is what each would have counted."""
+    draw = np.random.default_rng(0)
+    items = [f"i{item}" for item in range(12)]
+    rows = [[items[at] for at in draw.integers(0, 12, 9)] for _ in range(30)]
+    past = Sequences.from_lists(pa.table({"h": rows}), "h", item_ids=items)
+    table = VectorTable.from_arrays(items, draw.normal(size=(12, 4)).astype(np.float32))
+    counted = generators.PastPairs.of(past)
+    made = [
+        *generators.fit_generators(past, counted),
+        *generators.fit_text_generators(past, counted, {"llm": table}),
+    ]
+    shared = [scorer for _, scorer in made if isinstance(scorer, Cooccurrence | CollaborativeVectors)]
+    assert {scorer.name for scorer in shared} == {
+        "together", "after", "after_last", "next_after_last", "collab", "llm_smoothed"
+    }  # fmt: skip
+    for scorer in shared:
+        alone = dataclasses.replace(scorer).fit(past)
+        assert scorer.scores(past).tobytes() == alone.scores(past).tobytes(), scorer.name
 
 
 def test_a_stage_without_pairs_still_ranks():

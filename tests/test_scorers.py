@@ -5,6 +5,7 @@ import pickle
 import numpy as np
 import pyarrow as pa
 import pytest
+import scipy.sparse as sp
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -200,6 +201,14 @@ class TestCooccurrence:
         assert conditional.scores(query)[0] == pytest.approx([0, 0.5 * 2 / 4, 0.5 / 4 + 1 / 2, 0])
         cosine = Cooccurrence(shrinkage=0, decay=1, max_events=1).fit(past)
         assert cosine.scores(query)[0] == pytest.approx([0, 0, 1 / np.sqrt(1 * 2), 0])
+
+    @pytest.mark.parametrize("scorer", [Cooccurrence(), CollaborativeVectors()])
+    def test_counts_of_another_catalogue_are_refused(self, scorer):
+        past = sequences_of([["a", "b"]])
+        with pytest.raises(InputError, match=r"shape \(3, 3\), but a sparse array of shape \(2, 2\)"):
+            scorer.fit(past, counts=sp.csr_array((3, 3)))
+        with pytest.raises(InputError, match="ndarray of shape"):
+            scorer.fit(past, counts=np.zeros((2, 2)))
 
     def test_an_empty_history_says_nothing(self):
         past = random_sequences(0)

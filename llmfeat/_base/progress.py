@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Iterator
 from typing import Protocol
 
-__all__ = ["Advance", "bar", "spinner"]
+__all__ = ["Advance", "Doing", "bar", "quiet", "spinner"]
 
 
 class Advance(Protocol):
@@ -17,6 +17,18 @@ class Advance(Protocol):
         ...
 
 
+class Doing(Protocol):
+    """Takes what is being done, in a few words; a bar shows it at its end."""
+
+    def __call__(self, what: str) -> None:
+        """Show it."""
+        ...
+
+
+def quiet(what: str) -> None:
+    """Show nothing."""
+
+
 @contextlib.contextmanager
 def bar(total: int | None, *, what: str, unit: str, shown: bool = True) -> Iterator[Advance]:
     """Yield a function that moves a bar named `what` on by so many of `total` units, and may say something beside it.
@@ -24,14 +36,22 @@ def bar(total: int | None, *, what: str, unit: str, shown: bool = True) -> Itera
     Without a total the bar pulses, and the units are counted.
     """
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
 
     console = Console(stderr=True)
     if not (shown and console.is_terminal):
         yield lambda steps, note="": None
         return
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn(unit))
-    with Progress(*columns, TimeRemainingColumn(), TextColumn("{task.fields[note]}"), console=console) as progress:
+    times = (TimeElapsedColumn(), TimeRemainingColumn())
+    with Progress(*columns, *times, TextColumn("{task.fields[note]}"), console=console) as progress:
         task = progress.add_task(what, total=total, note="")
         yield lambda steps, note="": progress.update(task, advance=steps, note=note)
 

@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from llmfeat._base.frames import id_column
+from llmfeat._base.progress import Doing, quiet
 from llmfeat.encode import VectorTable
 from llmfeat.errors import InputError
 from llmfeat.evaluate.columns import FITTED, Columns, TaughtRows
@@ -103,14 +104,15 @@ class ClickTask(LiftTask):
             cut_us=split.cut_us,
         )
 
-    def material(self, origin: int, lag_s: int) -> Material:
+    def material(self, origin: int, lag_s: int, doing: Doing = quiet) -> Material:
         """See `LiftTask`."""
+        doing("fitting the columns")
         split = self.splits[origin]
         train = split.train
         maker = self._maker(origin, lag_s)
         fold = np.where(np.isin(train, split.valid), 0, FITTED)
-        taught = TaughtRows(maker.columns(train), self._data.labels[train], fold)
-        return Material(taught, maker.columns(split.test))
+        taught = TaughtRows(maker.columns(train, doing), self._data.labels[train], fold)
+        return Material(taught, maker.columns(split.test, doing))
 
     def predictions(self, material: Material, scores: Float64Array) -> Predictions:
         """See `LiftTask`."""
@@ -263,12 +265,13 @@ class _ColumnMaker:
     def _texts(self) -> dict[str, Any]:
         return {"tfidf": self._data.texts, **{f"tfidf_{name}": texts for name, (texts, _) in self._data.views.items()}}
 
-    def columns(self, rows: Int64Array) -> Columns:
+    def columns(self, rows: Int64Array, doing: Doing = quiet) -> Columns:
         """Return the columns of some rows; those of a row are the same whatever else is asked for."""
         asked = self._asked(rows)
         families: dict[str, Float32Array] = {}
         names: dict[str, tuple[str, ...]] = {}
         for family, transformer in self._transformers.items():
+            doing(f"columns of {len(rows):,} rows, {family}")
             families[family] = transformer.transform(asked)
             names[family] = tuple(map(str, transformer.get_feature_names_out()))
         popular = [ACTIVITY_NAMES.index(name) for name in POPULARITY_NAMES]

@@ -14,7 +14,7 @@ import joblib
 import numpy as np
 
 from llmfeat._base.files import cache_dir, canonical_json, source_sha256
-from llmfeat._base.progress import bar
+from llmfeat._base.progress import Advance, bar
 from llmfeat.errors import InputError
 from llmfeat.evaluate.arms import ARMS, SLICES, arms_of, comparisons_of
 from llmfeat.evaluate.click import ClickTask
@@ -115,12 +115,14 @@ def measure_lift(data: LiftData, config: LiftConfig, *, progress: bool = False) 
     with bar(n_fits, what="fitting arms", unit="arms", shown=progress) as advance:
         for origin in range(config.origins):
             for lag_s in task.lags_s:
-                material = functools.cache(functools.partial(task.material, origin, lag_s))
+                doing = functools.partial(_show, advance, lag_s)
+                material = functools.cache(functools.partial(task.material, origin, lag_s, doing))
                 for seed in range(config.seed, config.seed + config.seeds):
                     found = {}
                     for arm in ARMS:
+                        doing(f"fitting {arm}")
                         found[arm] = cache.fit(origin, lag_s, arm, seed, material)
-                        advance(1, note=f"{arm}, lag {lag_s} s")
+                        advance(1, note=f"{arm} fitted, lag {lag_s} s")
                     first = first or found
                     runs[lag_s].append(_measured(task, origin, seed, found))
                 if (origin, lag_s) == (0, task.lags_s[0]):
@@ -135,6 +137,10 @@ def measure_lift(data: LiftData, config: LiftConfig, *, progress: bool = False) 
         n_fits_reused=cache.n_reused,
         fit_s=cache.fit_s,
     )
+
+
+def _show(advance: Advance, lag_s: int, what: str) -> None:
+    advance(0, note=f"{what}, lag {lag_s} s")
 
 
 def _measured(task: LiftTask, origin: int, seed: int, found: Mapping[str, tuple[FittedArm, Predictions]]) -> Run:

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 import pyarrow as pa
 
+from llmfeat._base.progress import Doing, quiet
 from llmfeat.encode import VectorTable
 from llmfeat.evaluate.columns import Columns, TaughtRows
 from llmfeat.evaluate.fitting import Learner
@@ -238,8 +239,8 @@ class LiftTask(ABC):
     lags_s: tuple[int, ...]
 
     @abstractmethod
-    def material(self, origin: int, lag_s: int) -> Material:
-        """Return the rows of an origin at a lag; the expensive part."""
+    def material(self, origin: int, lag_s: int, doing: Doing = quiet) -> Material:
+        """Return the rows of an origin at a lag; the expensive part, which says what it is doing."""
 
     @abstractmethod
     def predictions(self, material: Material, scores: Float64Array) -> Predictions:

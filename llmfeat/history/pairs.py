@@ -11,7 +11,7 @@ from llmfeat.errors import InputError
 from llmfeat.history.sequences import Sequences
 from llmfeat.types import Float64Array, Int32Array, Int64Array
 
-__all__ = ["count_events", "count_pairs", "first_of_each", "sum_pairs", "user_codes"]
+__all__ = ["both_ways", "count_events", "count_pairs", "first_of_each", "sum_pairs", "user_codes"]
 
 
 def count_pairs(
@@ -93,9 +93,17 @@ def sum_pairs(
         if signs is not None:
             weights *= signs[at] * signs[at + distance]
         sums = sums + sp.coo_array((weights, (items[at], items[at + distance])), shape=shape).tocsr()
-    sums = sums if forward else sums + sums.T.tocsr()
+    if not forward:
+        return both_ways(sums)
     sums.sort_indices()
     return sums
+
+
+def both_ways(counts: Any) -> Any:
+    """Return the symmetric counts of those that `count_pairs` gave for ``forward=True``."""
+    both = counts + counts.T.tocsr()
+    both.sort_indices()
+    return both
 
 
 def count_events(sequences: Sequences, *, once_per_user: bool = False) -> Int64Array:

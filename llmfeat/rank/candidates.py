@@ -42,8 +42,9 @@ class Candidates:
         The scorers, by column.
     n_queries : int
         Queries without any candidate included.
-    proposed : ndarray of shape (n_rows, n_scorers), bool, optional
-        Which scorers proposed the item, where they were asked.
+    proposed : ndarray of shape (n_rows, n_proposing), bool, optional
+        Which scorers proposed the item, where they were asked; those that only say something of it come last in
+        `names`, and have no column.
     """
 
     query: Int64Array
@@ -117,6 +118,7 @@ def generate_candidates(
     histories: Sequences,
     k_per_scorer: int,
     *,
+    also: Sequence[ItemScorer] = (),
     exclude_history: bool = False,
     block_cells: int = _BLOCK_CELLS,
 ) -> Candidates:
@@ -132,6 +134,8 @@ def generate_candidates(
         How many items each scorer proposes: the highest scores, of equal ones the first in the catalogue. An item that
         it puts no higher than its worst, as 0 of a co-occurrence or an undefined cosine, is not proposed. From the
         size of the catalogue on, every item is a candidate, whatever is said of it.
+    also : sequence of ItemScorer, optional
+        Scorers that propose nothing: what they say of the candidates comes after the columns of `scorers`.
     exclude_history : bool, default=False
         Whether the items of the query's own history are left out.
     block_cells : int
@@ -154,10 +158,8 @@ def generate_candidates(
     >>> candidates.query.tolist(), candidates.item.tolist(), candidates.ranks.tolist()  # d was beside nothing
     ([0, 1, 1], [0, 0, 1], [[1, 1], [1, 1], [2, 2]])
     """
-    parts = list(
-        iter_candidates(scorers, histories, k_per_scorer, exclude_history=exclude_history, block_cells=block_cells)
-    )
-    return Candidates.concatenate(parts)
+    options: dict[str, Any] = {"also": also, "exclude_history": exclude_history, "block_cells": block_cells}
+    return Candidates.concatenate(list(iter_candidates(scorers, histories, k_per_scorer, **options)))
 
 
 def iter_candidates(
@@ -165,18 +167,24 @@ def iter_candidates(
     histories: Sequences,
     k_per_scorer: int,
     *,
+    also: Sequence[ItemScorer] = (),
     exclude_history: bool = False,
     block_cells: int = _BLOCK_CELLS,
 ) -> Iterator[Candidates]:
     """Yield the candidates of consecutive blocks of queries, each numbered from 0; see `generate_candidates`."""
-    _check(scorers, k_per_scorer)
+    _check([*scorers, *also], len(scorers), k_per_scorer)
     block = max(1, block_cells // max(histories.n_items, 1))
     for first in range(0, max(len(histories), 1), block):
-        yield _of_block(scorers, histories.take(slice(first, first + block)), k_per_scorer, exclude_history)
+        some = histories.take(slice(first, first + block))
+        yield _of_block(scorers, also, some, k_per_scorer, exclude_history)
 
 
 def _of_block(
-    scorers: Sequence[ItemScorer], histories: Sequences, k_per_scorer: int, exclude_history: bool
+    scorers: Sequence[ItemScorer],
+    also: Sequence[ItemScorer],
+    histories: Sequences,
+    k_per_scorer: int,
+    exclude_history: bool,
 ) -> Candidates:
     excluded = (histories.row_of_event, histories.item_codes) if exclude_history else None
     scores, levels, proposed = [], [], []
@@ -188,12 +196,17 @@ def _of_block(
     chosen = np.logical_or.reduce(proposed)
     query, item = np.nonzero(chosen)
     columns = [each[chosen] for each in scores]
+    ranks = [_shared_ranks(query, column, level) for column, level in zip(columns, levels, strict=True)]
+    for scorer in also:
+        said = _checked_scores(scorer, histories)
+        columns.append(said[chosen])
+        ranks.append(_shared_ranks(query, columns[-1], _sorted_levels(said, excluded)))
     return Candidates(
         query,
         item.astype(np.int32),
         np.stack(columns, axis=1),
-        np.stack([_shared_ranks(query, column, level) for column, level in zip(columns, levels, strict=True)], axis=1),
-        tuple(scorer.name for scorer in scorers),
+        np.stack(ranks, axis=1),
+        tuple(scorer.name for scorer in (*scorers, *also)),
         len(histories),
         np.stack([each[chosen] for each in proposed], axis=1),
     )
@@ -225,14 +238,25 @@ def _sorted_keys(scores: Float32Array, excluded: tuple[Int64Array, Int32Array] |
 
     As whole numbers they sort by score and then by item, whatever the algorithm, and fast.
     """
-    falling = _falling(scores)
-    if excluded is not None:
-        falling[excluded] = _EXCLUDED
-    keys = falling.astype(np.uint64)
+    keys = _levels(scores, excluded).astype(np.uint64)
     keys <<= _HALF
     keys |= np.arange(scores.shape[1], dtype=np.uint64)
     keys.sort(axis=1)
     return keys
+
+
+def _sorted_levels(scores: Float32Array, excluded: tuple[Int64Array, Int32Array] | None) -> Any:
+    """Return the upper halves of `_sorted_keys` alone."""
+    levels = _levels(scores, excluded)
+    levels.sort(axis=1)
+    return levels
+
+
+def _levels(scores: Float32Array, excluded: tuple[Int64Array, Int32Array] | None) -> Any:
+    levels = _falling(scores)
+    if excluded is not None:
+        levels[excluded] = _EXCLUDED
+    return levels
 
 
 def _proposed(keys: Any, levels: Any, k_per_scorer: int) -> BoolArray:
@@ -262,9 +286,9 @@ def _shared_ranks(query: Int64Array, scores: Float32Array, levels: Any) -> Int32
     return ranks
 
 
-def _check(scorers: Sequence[ItemScorer], k_per_scorer: int) -> None:
-    names = [scorer.name for scorer in scorers]
-    if not names or len(set(names)) != len(names):
+def _check(asked: Sequence[ItemScorer], n_scorers: int, k_per_scorer: int) -> None:
+    names = [scorer.name for scorer in asked]
+    if not n_scorers or len(set(names)) != len(names):
         raise InputError(
             f"the scorers are named {names}, but at least one, of distinct names, was expected: pass name="
         )

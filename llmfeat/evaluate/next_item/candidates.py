@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,14 +10,13 @@ from typing import Any, Self
 
 import numpy as np
 import pyarrow as pa
-from scipy.stats import rankdata
 
+from llmfeat._base.progress import Doing, quiet
 from llmfeat.encode import VectorTable
 from llmfeat.errors import EmptyInputError, LLMFeatWarning, NothingToLearnError
 from llmfeat.evaluate.columns import Columns
 from llmfeat.evaluate.next_item.generators import (
-    DISTANCE_DECAY,
-    WINDOW,
+    PastPairs,
     fit_generators,
     fit_text_generators,
 )
@@ -26,8 +24,7 @@ from llmfeat.evaluate.next_item.metrics import TargetRanks, target_ranks
 from llmfeat.evaluate.next_item.queries import Queries, Stage
 from llmfeat.features import ActivityFeatures, HistoryFeatures, LearnedSimilarity, Whitening, reduce_table
 from llmfeat.history import HISTORY_AS_OF_US, InteractionLog, Sequences
-from llmfeat.history.pairs import sum_pairs
-from llmfeat.rank.candidates import Candidates, generate_candidates
+from llmfeat.rank.candidates import Candidates, iter_candidates
 from llmfeat.rank.scorers import CollaborativeVectors, FittableScorer
 from llmfeat.types import BoolArray, Float32Array, Float64Array, Int64Array
 
@@ -44,7 +41,6 @@ __all__ = [
 K_PER_GENERATOR = 50
 MAX_EVENTS = 20
 _DIM = 128  # of whitened and of learned vectors
-_BLOCK_CELLS = 1 << 22
 # Where all events are positives, rates and mean labels are constant: these columns are not.
 _ACTIVITY = ("_n_events", "_n_1h", "_n_1d", "_n_7d", "_since_last_s", "_since_first_s", "session_n", "session_s")
 
@@ -152,6 +148,8 @@ class FittedStage:
         The user's own columns of a user, an item and a moment.
     k : int
         How many candidates each generator proposes.
+    doing : callable
+        Takes what is being done.
     """
 
     def __init__(
@@ -162,41 +160,57 @@ class FittedStage:
         log: InteractionLog | None = None,
         own: Any = None,
         k: int = K_PER_GENERATOR,
+        doing: Doing = quiet,
     ) -> None:
         self.stage, self._log, self._own, self._k = stage, log, own, k
         past = stage.past
         alike = {family: next(iter(tables.values())) for family, tables in vectors.items()}
         proposing = {family: table for family, table in alike.items() if family != "random"}
-        self._generators = [*fit_generators(past), *fit_text_generators(past, proposing)]
-        self._placebo = fit_text_generators(past, {"random": alike["random"]})
-        self._tables = self._kernel_tables(past, vectors)
+        doing(f"counting pairs of {len(past.item_codes):,} events")
+        pairs = PastPairs.of(past)
+        self._generators = [
+            *fit_generators(past, pairs, doing),
+            *fit_text_generators(past, pairs, proposing, doing),
+        ]
+        self._placebo = fit_text_generators(past, pairs, {"random": alike["random"]}, doing)
+        self._tables = self._kernel_tables(pairs, vectors, doing)
 
     @property
     def generators(self) -> list[tuple[str, FittableScorer]]:
         """Family and scorer of all that propose."""
         return self._generators
 
-    def rows(self, queries: Queries) -> CandidateRows:
-        """Return the candidates of the contexts of some queries, and their columns.
+    def rows(self, queries: Queries, doing: Doing = quiet) -> CandidateRows:
+        """Return the candidates of the contexts of some queries, and their columns; `doing` as in the constructor.
 
         Every arm ranks the same candidates: what all generators propose. A row has the bits that it has alone.
         """
-        candidates = generate_candidates([scorer for _, scorer in self._generators], queries.contexts, self._k)
+        proposing, placebo = ([scorer for _, scorer in each] for each in (self._generators, self._placebo))
+        candidates = self._candidates(queries.contexts, proposing, placebo, doing)
         made = _Blocks()
-        for at, (family, scorer) in enumerate(self._generators):
+        for at, (family, scorer) in enumerate([*self._generators, *self._placebo]):
             pair = np.stack([candidates.scores[:, at], candidates.ranks[:, at].astype(np.float32)], axis=1)
-            made.add(family, pair, [f"{scorer.name}_score", f"{scorer.name}_rank"])
-        for family, scorer in self._placebo:
-            pair = _scores_and_ranks(scorer, queries.contexts, candidates)
             made.add(family, pair, [f"{scorer.name}_score", f"{scorer.name}_rank"])
         lengths = queries.contexts.lengths[candidates.query].astype(np.float32)
         made.add("no_text", lengths[:, None], ["history_length"])
         self._add_activity(made, queries, candidates)
         for family, name, table in self._tables:
+            doing(f"columns of {len(candidates):,} candidates, {name}")
             made.add(family, *_kernel(queries.contexts, candidates, table, name))
         made.families["no_text"] = [*made.families["popularity"], *made.families["no_text"]]
         made.names["no_text"] = [*made.names["popularity"], *made.names["no_text"]]
         return CandidateRows(candidates, made.columns(), queries)
+
+    def _candidates(
+        self, contexts: Sequences, proposing: list[FittableScorer], placebo: list[FittableScorer], doing: Doing
+    ) -> Candidates:
+        parts: list[Candidates] = []
+        done = 0
+        for part in iter_candidates(proposing, contexts, self._k, also=placebo):
+            parts.append(part)
+            done += part.n_queries
+            doing(f"candidates of {done:,} of {len(contexts):,} histories")
+        return Candidates.concatenate(parts)
 
     def _add_activity(self, made: _Blocks, queries: Queries, candidates: Candidates) -> None:
         if self._log is None and self._own is None:
@@ -215,10 +229,10 @@ class FittedStage:
             moments_us = None if queries.moments_us is None else queries.moments_us[candidates.query]
             made.add("own", self._own.columns(None, users, items, moments_us), list(self._own.names))
 
-    def _kernel_tables(self, past: Sequences, vectors: ItemVectors) -> list[tuple[str, str, VectorTable]]:
-        affinity = sum_pairs(
-            past.item_codes, past.row_of_event, n_items=past.n_items, window=WINDOW, distance_decay=DISTANCE_DECAY
-        )
+    def _kernel_tables(
+        self, pairs: PastPairs, vectors: ItemVectors, doing: Doing
+    ) -> list[tuple[str, str, VectorTable]]:
+        affinity = pairs.together.copy()
         affinity.setdiag(0)
         affinity.eliminate_zeros()
         collab = next(scorer for _, scorer in self._generators if isinstance(scorer, CollaborativeVectors))
@@ -227,6 +241,7 @@ class FittedStage:
             for view, table in views.items():
                 name = family if view == "all" else f"{family}_{view}"
                 dim = min(_DIM, table.dim)
+                doing(f"whitening, learning: {name}")
                 tables.append((family, name, _whitened(table, dim)))
                 try:
                     learned = LearnedSimilarity(dim).fit(table.vectors, affinity)
@@ -290,16 +305,3 @@ def _kernel(
 ) -> tuple[Float32Array, list[str]]:
     features, rows = history_features(histories, {name: table}), kernel_rows(histories, candidates)
     return features.fit(rows).transform(rows), list(features.get_feature_names_out())
-
-
-def _scores_and_ranks(scorer: FittableScorer, histories: Sequences, candidates: Candidates) -> Float32Array:
-    """Return what a scorer that proposed nothing says of the candidates, as `Candidates` has it of those that did."""
-    out = np.empty((len(candidates), 2), dtype=np.float32)
-    size = max(1, _BLOCK_CELLS // max(histories.n_items, 1))
-    edges = np.searchsorted(candidates.query, np.arange(0, candidates.n_queries + size, size))
-    for block, (first, last) in enumerate(itertools.pairwise(edges)):
-        scores = scorer.scores(histories.take(slice(size * block, size * (block + 1))))
-        ranks = rankdata(-np.nan_to_num(scores, nan=-np.inf), method="min", axis=1)
-        at = candidates.query[first:last] - size * block, candidates.item[first:last]
-        out[first:last] = np.stack([scores[at], ranks[at]], axis=1)
-    return out

@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from llmfeat._base.progress import Doing, quiet
 from llmfeat.errors import InputError
 from llmfeat.evaluate.columns import LEFT_OUT, Columns, TaughtRows
 from llmfeat.evaluate.controls import random_vectors, tfidf_vectors
@@ -75,6 +76,7 @@ class NextItemTask(LiftTask):
             raise InputError(f"--origins {config.origins} came with --split-column, which has one test: drop one")
         if self._brings_histories and data.split is None:
             raise InputError("rows bring their histories, but no split came: say which are 'test', --split-column")
+        self._last: tuple[int, FittedStage] | None = None
         self._cuts_us: list[tuple[int, int]] = []
         if not self._brings_histories:
             self._cuts_us = self._cuts()
@@ -169,22 +171,31 @@ class NextItemTask(LiftTask):
         }
         return {"random": placebo, "tfidf": words, "llm": encoded}
 
-    def _fitted(self, stage: Stage) -> FittedStage:
-        return FittedStage(stage, self._vectors, log=self._log, own=self._data.own)
+    def _fitted(self, stage: Stage, doing: Doing = quiet) -> FittedStage:
+        return FittedStage(stage, self._vectors, log=self._log, own=self._data.own, doing=doing)
 
-    @functools.lru_cache(maxsize=1)  # noqa: B019
-    def _last_fitted(self, origin: int) -> FittedStage:
+    def _last_fitted(self, origin: int, doing: Doing = quiet) -> FittedStage:
         """Return the last stage of the test: what single requests are asked of."""
-        return self._fitted(self._stages(origin)[1][-1])
+        if self._last is None or self._last[0] != origin:
+            self._last = None  # before another is fitted
+            self._last = origin, self._fitted(self._stages(origin)[1][-1], doing)
+        return self._last[1]
 
-    def material(self, origin: int, lag_s: int) -> Material:
+    def material(self, origin: int, lag_s: int, doing: Doing = quiet) -> Material:
         """See `LiftTask`."""
+        doing("putting together what was known")
         train, test, _ = self._stages(origin)
-        seed = self._config.seed
-        taught = [_taught(self._fitted(stage).rows(stage.queries), len(train), seed=seed) for stage in train]
+        says = [_numbered(doing, at, len(train) + len(test)) for at in range(1, len(train) + len(test) + 1)]
         # One stage is held at a time: on large logs its statistics take most of the memory.
-        parts = [self._fitted(stage).rows(stage.queries) for stage in test[:-1]]
-        parts.append(self._last_fitted(origin).rows(test[-1].queries))
+        taught = [
+            _taught(self._fitted(stage, say).rows(stage.queries, say), len(train), seed=self._config.seed)
+            for stage, say in zip(train, says, strict=False)
+        ]
+        parts = [
+            self._fitted(stage, say).rows(stage.queries, say)
+            for stage, say in zip(test[:-1], says[len(train) :], strict=False)
+        ]
+        parts.append(self._last_fitted(origin, says[-1]).rows(test[-1].queries, says[-1]))
         tested = CandidateRows.concatenate(parts)
         return Material(_together(taught), tested.columns, tested)
 
@@ -216,7 +227,7 @@ class NextItemTask(LiftTask):
         return {
             "per_query": len(rows.candidates) / max(rows.candidates.n_queries, 1),
             "k_per_generator": K_PER_GENERATOR,
-            "by_generator": dict(zip(rows.candidates.names, found.tolist(), strict=True)),
+            "by_generator": dict(zip(rows.candidates.names, found.tolist(), strict=False)),
         }
 
     @functools.cache  # noqa: B019
@@ -323,6 +334,10 @@ def _request(fitted: FittedStage, queries: Queries, vectors: ItemVectors) -> Req
         columns=rows.columns,
         because=features.fit(asked).because(asked),
     )
+
+
+def _numbered(doing: Doing, at: int, n_stages: int) -> Doing:
+    return lambda what: doing(f"{at} of {n_stages} stages: {what}")
 
 
 def _positives(log: InteractionLog) -> InteractionLog:

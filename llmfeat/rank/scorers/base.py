@@ -18,6 +18,7 @@ __all__ = [
     "check_at_least",
     "check_catalogue",
     "check_choice",
+    "check_counts",
     "check_share",
     "check_vectors",
     "history_weights",
@@ -85,6 +86,16 @@ def check_choice(choices: tuple[str, ...], **values: str) -> None:
     for name, value in values.items():
         if value not in choices:
             raise InputError(f"{name}={value!r}, but one of {choices} was expected")
+
+
+def check_counts(counts: Any, sequences: Sequences) -> None:
+    """Raise `InputError` unless these can be counts of pairs of the items of the sequences."""
+    shape = (sequences.n_items, sequences.n_items)
+    if not sp.issparse(counts) or counts.shape != shape:
+        raise InputError(
+            f"counts is a {type(counts).__name__} of shape {getattr(counts, 'shape', None)}, but a sparse array of "
+            f"shape {shape} was expected: make it with count_pairs"
+        )
 
 
 def check_vectors(vectors: VectorSource) -> None:

@@ -13,7 +13,7 @@ from sklearn.utils.extmath import randomized_svd
 from llmfeat.encode import VectorTable
 from llmfeat.history.pairs import count_pairs
 from llmfeat.history.sequences import Sequences
-from llmfeat.rank.scorers.base import check_at_least, check_catalogue, check_choice, check_share
+from llmfeat.rank.scorers.base import check_at_least, check_catalogue, check_choice, check_counts, check_share
 from llmfeat.rank.scorers.cooccurrence import normalized
 from llmfeat.rank.scorers.cosine import unit_rows
 from llmfeat.rank.scorers.neighbours import history_cosines
@@ -81,21 +81,23 @@ class CollaborativeVectors:
     vectors_: VectorTable = field(init=False, repr=False)
     unit_: Float32Array = field(init=False, repr=False)
 
-    def fit(self, sequences: Sequences) -> Self:
-        """Factorize the counts of the sequences."""
+    def fit(self, sequences: Sequences, *, counts: Any = None) -> Self:
+        """Factorize the counts of the sequences; `counts` as in `Cooccurrence.fit`, symmetric."""
         check_at_least(1, dim=self.dim, window=self.window, max_events=self.max_events)
         check_at_least(0, shrinkage=self.shrinkage)
         check_at_least(1e-6, shift=self.shift)
         check_share(distance_decay=self.distance_decay, decay=self.decay)
         check_choice(("ppmi", "cosine"), weighting=self.weighting)
         check_choice(("mean", "max", "last"), aggregate=self.aggregate)
-        counts = count_pairs(
-            sequences,
-            window=self.window,
-            distance_decay=self.distance_decay,
-            forward=False,
-            once_per_user=self.once_per_user,
-        )
+        if counts is None:
+            counts = count_pairs(
+                sequences,
+                window=self.window,
+                distance_decay=self.distance_decay,
+                forward=False,
+                once_per_user=self.once_per_user,
+            )
+        check_counts(counts, sequences)
         if self.weighting == "ppmi":
             weighted = shifted_ppmi(counts, shift=self.shift)
         else:

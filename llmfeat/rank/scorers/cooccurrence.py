@@ -11,7 +11,14 @@ import scipy.sparse as sp
 
 from llmfeat.history.pairs import count_events, count_pairs
 from llmfeat.history.sequences import Sequences
-from llmfeat.rank.scorers.base import check_at_least, check_catalogue, check_choice, check_share, history_weights
+from llmfeat.rank.scorers.base import (
+    check_at_least,
+    check_catalogue,
+    check_choice,
+    check_counts,
+    check_share,
+    history_weights,
+)
 from llmfeat.rank.scorers.smoothing import TextSmoothing
 from llmfeat.types import Float32Array, Float64Array
 
@@ -82,19 +89,30 @@ class Cooccurrence:
     associations_: Any = field(init=False, repr=False)
     blend_: Any = field(init=False, repr=False)
 
-    def fit(self, sequences: Sequences) -> Self:
-        """Count the pairs of the sequences."""
+    def fit(self, sequences: Sequences, *, counts: Any = None) -> Self:
+        """Count the pairs of the sequences.
+
+        Parameters
+        ----------
+        sequences : Sequences
+            What happened.
+        counts : scipy.sparse.csr_array of shape (n_items, n_items), optional
+            What `llmfeat.history.pairs.count_pairs` says of these sequences with the parameters of this scorer, where
+            it is known: several scorers may share it.
+        """
         check_at_least(1, window=self.window, max_events=self.max_events)
         check_at_least(0, shrinkage=self.shrinkage)
         check_share(distance_decay=self.distance_decay, decay=self.decay)
         check_choice(("cosine", "conditional"), normalize=self.normalize)
-        counts = count_pairs(
-            sequences,
-            window=self.window,
-            distance_decay=self.distance_decay,
-            forward=self.forward,
-            once_per_user=self.once_per_user,
-        )
+        if counts is None:
+            counts = count_pairs(
+                sequences,
+                window=self.window,
+                distance_decay=self.distance_decay,
+                forward=self.forward,
+                once_per_user=self.once_per_user,
+            )
+        check_counts(counts, sequences)
         self.associations_ = normalized(counts, how=self.normalize, shrinkage=self.shrinkage)
         self.blend_ = None
         if self.smoothing is not None:
