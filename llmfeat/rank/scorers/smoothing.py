@@ -146,7 +146,9 @@ def _exact(unit: Float32Array, n_found: int) -> tuple[Int64Array, Float64Array]:
 
 def _by_graph(unit: Float32Array, n_found: int) -> tuple[Int64Array, Float64Array]:
     usearch = import_optional("usearch.index", purpose=f"finding neighbours among {len(unit)} items")
-    index = usearch.Index(ndim=unit.shape[1], metric="cos", dtype="f32")
+    # Half precision finds as many of the nearest as float32, in little more than half the time; their cosines are
+    # computed anew.
+    index = usearch.Index(ndim=unit.shape[1], metric="cos", dtype="f16")
     # One thread: with more, the graph and so the neighbours differ from run to run.
     index.add(np.arange(len(unit)), unit, threads=1)
     matches = index.search(unit, min(n_found + 1, len(unit)))
@@ -157,8 +159,22 @@ def _by_graph(unit: Float32Array, n_found: int) -> tuple[Int64Array, Float64Arra
     order = np.argsort(~others, axis=1, kind="stable")[:, :n_found]
     others = np.take_along_axis(others, order, axis=1)
     neighbours = np.where(others, np.take_along_axis(keys, order, axis=1), -1)
-    cosines = 1.0 - np.take_along_axis(matches.distances.astype(np.float64), order, axis=1)
-    return neighbours, np.where(others, cosines, np.nan)
+    cosines = np.where(others, _cosines_of_pairs(unit, neighbours), np.nan)
+    # Nearest first by the cosines themselves; NaN comes last.
+    order = np.lexsort((neighbours, -cosines), axis=1)
+    return np.take_along_axis(neighbours, order, axis=1), np.take_along_axis(cosines, order, axis=1)
+
+
+def _cosines_of_pairs(unit: Float32Array, neighbours: Int64Array) -> Float64Array:
+    """Return the cosine of each item to each of its neighbours, float64; of -1 to the last item."""
+    cosines = np.empty(neighbours.shape)
+    block = max(1, _CHUNK_CELLS // (neighbours.shape[1] * unit.shape[1]))
+    for first in range(0, len(unit), block):
+        some = slice(first, first + block)
+        cosines[some] = np.einsum(
+            "ij,ikj->ik", unit[some].astype(np.float64), unit[neighbours[some]].astype(np.float64)
+        )
+    return cosines
 
 
 def _softmax(logits: Float64Array) -> Float64Array:
