@@ -20,7 +20,6 @@ _BLOCK_CELLS = 1 << 22
 _UNDEFINED = np.uint32(0xFFFFFFFE)
 _EXCLUDED = np.uint32(0xFFFFFFFF)
 _HALF = np.uint64(32)
-_LOWER_HALF = np.uint64(0xFFFFFFFF)
 
 
 @dataclass(frozen=True, eq=False)
@@ -187,20 +186,20 @@ def _of_block(
     exclude_history: bool,
 ) -> Candidates:
     excluded = (histories.row_of_event, histories.item_codes) if exclude_history else None
-    scores, levels, proposed = [], [], []
+    scores, ordered, proposed = [], [], []
     for scorer in scorers:
         scores.append(_checked_scores(scorer, histories))
-        keys = _sorted_keys(scores[-1], excluded)
-        levels.append((keys >> _HALF).astype(np.uint32))
-        proposed.append(_proposed(keys, levels[-1], k_per_scorer))
+        levels = _levels(scores[-1], excluded)
+        ordered.append(np.sort(levels, axis=1))
+        proposed.append(_proposed(levels, ordered[-1], k_per_scorer))
     chosen = np.logical_or.reduce(proposed)
     query, item = np.nonzero(chosen)
     columns = [each[chosen] for each in scores]
-    ranks = [_shared_ranks(query, column, level) for column, level in zip(columns, levels, strict=True)]
+    ranks = [_shared_ranks(query, column, each) for column, each in zip(columns, ordered, strict=True)]
     for scorer in also:
         said = _checked_scores(scorer, histories)
         columns.append(said[chosen])
-        ranks.append(_shared_ranks(query, columns[-1], _sorted_levels(said, excluded)))
+        ranks.append(_shared_ranks(query, columns[-1], np.sort(_levels(said, excluded), axis=1)))
     return Candidates(
         query,
         item.astype(np.int32),
@@ -233,25 +232,6 @@ def _falling(scores: Float32Array) -> Any:
     return bits
 
 
-def _sorted_keys(scores: Float32Array, excluded: tuple[Int64Array, Int32Array] | None) -> Any:
-    """Return for each query its keys, sorted: the upper half falls with the score, the lower is the item.
-
-    As whole numbers they sort by score and then by item, whatever the algorithm, and fast.
-    """
-    keys = _levels(scores, excluded).astype(np.uint64)
-    keys <<= _HALF
-    keys |= np.arange(scores.shape[1], dtype=np.uint64)
-    keys.sort(axis=1)
-    return keys
-
-
-def _sorted_levels(scores: Float32Array, excluded: tuple[Int64Array, Int32Array] | None) -> Any:
-    """Return the upper halves of `_sorted_keys` alone."""
-    levels = _levels(scores, excluded)
-    levels.sort(axis=1)
-    return levels
-
-
 def _levels(scores: Float32Array, excluded: tuple[Int64Array, Int32Array] | None) -> Any:
     levels = _falling(scores)
     if excluded is not None:
@@ -259,28 +239,27 @@ def _levels(scores: Float32Array, excluded: tuple[Int64Array, Int32Array] | None
     return levels
 
 
-def _proposed(keys: Any, levels: Any, k_per_scorer: int) -> BoolArray:
-    """Return which items a scorer proposes; `levels` is the upper half of its sorted keys."""
-    n_items = keys.shape[1]
-    chosen = np.zeros(keys.shape, dtype=bool)
-    if not n_items:
-        return chosen
-    top = levels[:, :k_per_scorer]
+def _proposed(levels: Any, ordered: Any, k_per_scorer: int) -> BoolArray:
+    """Return which items a scorer proposes: the lowest `levels`, `ordered` being those of each query, sorted."""
+    n_queries, n_items = levels.shape
     if k_per_scorer >= n_items:
-        proposed = top != _EXCLUDED
-    else:
-        n_left = np.count_nonzero(levels != _EXCLUDED, axis=1)
-        worst = levels[np.arange(len(levels)), np.maximum(n_left - 1, 0)]
-        proposed = top < worst[:, None]
-    query, place = np.nonzero(proposed)
-    chosen[query, (keys[query, place] & _LOWER_HALF).astype(np.int64)] = True
+        return np.asarray(levels != _EXCLUDED)
+    n_left = np.count_nonzero(ordered != _EXCLUDED, axis=1)
+    worst = ordered[np.arange(n_queries), np.maximum(n_left - 1, 0)]
+    last = ordered[:, k_per_scorer - 1]
+    chosen: BoolArray = levels < np.minimum(last, worst)[:, None]
+    # Of those that share the last place the first in the catalogue, as many as there are places left.
+    query, item = np.nonzero((levels == last[:, None]) & (last < worst)[:, None])
+    place = np.arange(len(query)) - np.searchsorted(query, query)
+    kept = place < (k_per_scorer - np.count_nonzero(chosen, axis=1))[query]
+    chosen[query[kept], item[kept]] = True
     return chosen
 
 
-def _shared_ranks(query: Int64Array, scores: Float32Array, levels: Any) -> Int32Array:
-    """Return the rank of each row of query and score, int32: 1 plus how many of the query's `levels` are higher."""
-    n_queries, n_items = levels.shape
-    every = levels | (np.arange(n_queries, dtype=np.uint64) << _HALF)[:, None]
+def _shared_ranks(query: Int64Array, scores: Float32Array, ordered: Any) -> Int32Array:
+    """Return the rank of each row of query and score, int32: 1 plus how many of its query's are higher."""
+    n_queries, n_items = ordered.shape
+    every = ordered | (np.arange(n_queries, dtype=np.uint64) << _HALF)[:, None]
     wanted = _falling(scores) | (query.astype(np.uint64) << _HALF)
     ranks: Int32Array = (np.searchsorted(every.ravel(), wanted) - query * n_items + 1).astype(np.int32)
     return ranks
