@@ -1,8 +1,8 @@
 """``llmfeat lift`` on logs as large as a shop's: seconds, and the memory at its peak, of the whole command.
 
-The logs are made up, with what makes real ones hard: a few items and users have most of the events, some items have
-none. Nothing in them depends on a text, so that they say what a run costs and nothing else. Each run is a process of its
-own, with an empty cache.
+The logs are made up, with what makes real ones hard: a few items and users have most of the events, some items none.
+Nothing in them depends on a text, so that they say what a run costs and nothing else. Each run is a process of its own,
+with an empty cache.
 """
 
 from __future__ import annotations
