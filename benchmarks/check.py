@@ -64,6 +64,7 @@ TABLES = (
     Table("lift", "docs/lift.md", "lift", "lift"),
     Table("peers", "docs/lift.md", "lift", "lift", "beside_peers"),
     Table("verdict", "docs/lift.md", "verdict", "verdict"),
+    Table("scale", "docs/your-data.md", "scale", "scale"),
     Table("ablation", "docs/features.md", "features-validation", "features", "ablation_table"),
 )
 # Parts between marks that no benchmark of ours renders, and why.

@@ -234,3 +234,33 @@ def test_a_path_that_leads_nowhere_is_an_error(check):
     for path in ("rows/what=b/x", "rows/what=c/x", "figures/x"):
         with pytest.raises((KeyError, ValueError)):
             check.look_up(results, path)
+
+
+def test_large_logs_are_skewed_and_whole(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    scale = importlib.import_module("scale")
+    size = scale.Size("click", 20_000, 300, 500)
+    scale.write_log(size, tmp_path)
+    items, log = (pq.read_table(tmp_path / f"{name}.parquet") for name in ("items", "interactions"))
+    assert (items.num_rows, log.num_rows) == (300, 20_000)
+    assert set(log["item_id"].to_pylist()) <= set(items["item_id"].to_pylist())
+    times = log["timestamp"].to_numpy()
+    assert (np.diff(times) >= 0).all()
+    assert 0.2 < log["label"].to_numpy().mean() < 0.8
+    for name, at_least in (("item_id", 0.3), ("user_id", 0.3)):  # of the events, a tenth of them has so much
+        counts = np.sort(log[name].value_counts().field("counts").to_numpy())[::-1]
+        assert counts[: len(counts) // 10].sum() > at_least * 20_000
+
+
+def test_the_table_of_large_logs_says_what_was_drawn(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    scale = importlib.import_module("scale")
+    row = {
+        "task": "next-item", "n_events": 5_000_000, "n_items": 200_000, "n_users": 400_000, "run_s": 1500.0,
+        "peak_gb": 9.96, "taught": {"used": 999, "of": 800_000}, "tested": {"used": 998, "of": 1_000_000},
+    }  # fmt: skip
+    machine = {"cores": 2, "processor": "x", "system": "y", "python": "3.11"}
+    assert "| next-item | 5,000,000 | 200,000 | 999 of 800,000 | 998 of 1,000,000 | 25 minutes | 10.0 GB |" in (
+        scale.table({"rows": [row], "machine": machine})
+    )
+    assert scale.figures_of([row]) == {"next_item_min": 25.0, "next_item_peak_gb": 9.96}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import datetime
+import io
 import json
 import uuid
 from pathlib import Path
@@ -14,11 +15,14 @@ import pyarrow.csv as csv
 import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
+from rich.console import Console
 
 from llmfeat import VectorTable
+from llmfeat.cli._lift_summary import print_lift
 from llmfeat.cli.main import cli
 from llmfeat.evaluate.arms import ARMS, COMPARISONS, SLICES
 from tests.conftest import WORDS
+from tests.lift_fixtures import click_lift, next_item_lift
 
 N_USERS, N_ITEMS, N_EVENTS = 30, 50, 700
 # The contract's, with what this project adds to it.
@@ -196,3 +200,13 @@ def test_what_was_fitted_before_an_interruption_is_used(shop, artifact, monkeypa
     assert result.exit_code == 0, result.output
     assert "8 fits, 3 of them reused" in result.output
     assert "0 new, 0 changed" in result.output
+
+
+def test_the_terminal_says_what_was_drawn():
+    for body, said in (
+        (next_item_lift(), "Arms: 10,000 test queries, drawn from 44,871, 796 of them of cold items"),
+        (click_lift(), "Arms: 20,001 test rows, 349 of them of cold items"),
+    ):
+        console = Console(width=200, record=True, file=io.StringIO())
+        print_lift(console, body)
+        assert said in console.export_text()

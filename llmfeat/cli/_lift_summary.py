@@ -42,7 +42,9 @@ def print_lift(console: Console, lift: dict[str, Any]) -> None:
         )
     rows = lift["data"]["test_rows_by_slice"]
     what = "test rows" if lift["task"] == "click" else "test queries"
-    console.print(f"\nArms: {rows['all']:,} {what}, {rows['cold_item']:,} of them of cold items, 95 % intervals")
+    tested = lift["data"]["sampled"]["test"]
+    drawn = f"drawn from {tested['of']:,}, " if tested["used"] < tested["of"] else ""
+    console.print(f"\nArms: {rows['all']:,} {what}, {drawn}{rows['cold_item']:,} of them of cold items, 95 % intervals")
     console.print(_arms_table(lift, _METRICS[lift["task"]]))
 
 
