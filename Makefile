@@ -15,9 +15,10 @@ help:  ## show this
 demo: $(VENV)/.all  ## what LLM features add, on real data: MovieLens-100K, LightGBM, Feast
 	$(BIN)/llmfeat demo --out $(OUT) --feature-repo feature_repo
 
-# A process per core, of one thread each: torch's and ONNX Runtime's threads would only get in each other's way.
+# A process per core, of one thread each: torch's and ONNX Runtime's threads would only get in each other's way. Files in their
+# order: sorted by their number of tests, the longest would come last, one alone.
 test: lint  ## lint, types, layers, then the tests
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
 
 lint: $(VENV)/.dev  ## what CI holds besides the tests
 	$(BIN)/ruff format --check .
