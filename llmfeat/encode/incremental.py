@@ -30,6 +30,7 @@ __all__ = ["EncodeSummary", "encode_table"]
 _PART_S = 20.0
 _FIRST_ROWS, _LEAST_ROWS, _MOST_ROWS = 256, 32, 65_536
 _MOST_BYTES = 32 << 20
+_OF_TEXT = ("vector", "n_tokens", "text_sha256")
 _MOST_FAILED = 100  # one in so many, for a generation to take the place of another
 
 
@@ -226,9 +227,10 @@ class _Run:
         """Encode a window of rows and write it as a part."""
         started = time.perf_counter()
         there = work.texts.is_valid().to_numpy(zero_copy_only=False)
-        vectors = self._encoder.encode_raw(
-            work.texts.drop_null().to_pylist(), done=lambda rows: self._show(len(rows), changes, advance)
-        )
+        texts = work.texts.drop_null().to_pylist()
+        vectors = self._encoder.encode_raw(texts, done=lambda rows: self._show(len(rows), changes, advance))
+        n_tokens = np.zeros(len(work), dtype=np.int32)
+        n_tokens[there] = self._encoder.count_tokens(texts)
         whole = finite(vectors)
         kept = np.ones(len(work), dtype=bool)
         kept[np.flatnonzero(there)[~whole]] = False
@@ -241,6 +243,7 @@ class _Run:
                 [
                     work.ids,
                     vector_cells(vectors[whole], there[kept]),
+                    pa.array(n_tokens[kept], mask=~there[kept]),
                     work.hashes,
                     pa.array(np.zeros(len(work), dtype=bool)),
                     _times(work.known_us),
@@ -276,7 +279,7 @@ class _Run:
         if not n_rows:
             return
         now = _times(np.full(n_rows, self._written_us))
-        nothing = [pa.nulls(n_rows, pa.binary()), pa.nulls(n_rows, pa.binary(32))]
+        nothing = [pa.nulls(n_rows, field.type) for field in PART_SCHEMA if field.name in _OF_TEXT]
         gone = pa.array(np.ones(n_rows, dtype=bool))
         self._append(pa.table([ids, *nothing, gone, now, now], schema=PART_SCHEMA))
 

@@ -16,7 +16,7 @@ from llmfeat.errors import TableCorruptError, TableFingerprintError, TableNotFou
 __all__ = ["MANIFEST_FILE", "Generation", "Manifest", "Part"]
 
 MANIFEST_FILE = "manifest.json"
-_SCHEMA = 2
+_SCHEMA = 3
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,7 @@ PART_SCHEMA = pa.schema(
     [
         ("item_id", pa.string()),
         ("vector", pa.binary()),  # little-endian float32; null where there is no text
+        ("n_tokens", pa.int32()),  # of the text after cutting, special ones included; null where there is no text
         ("text_sha256", pa.binary(32)),  # of fingerprint and text together; null where there is no text
         ("deleted", pa.bool_()),
         ("valid_from", pa.timestamp("us", "UTC")),
@@ -35,10 +36,12 @@ def part_folder(fingerprint: str) -> str:
     return fingerprint[:16]
 
 
-def write_part(folder: Path, fingerprint: str, numerics: str, rows: pa.Table) -> Part:
-    """Write rows of `PART_SCHEMA` as a new part, and return its record."""
+def write_part(
+    folder: Path, fingerprint: str, numerics: str, rows: pa.Table, *, schema: pa.Schema = PART_SCHEMA
+) -> Part:
+    """Write rows of a schema as a new part, and return its record."""
     buffer = pa.BufferOutputStream()
-    pq.write_table(rows.cast(PART_SCHEMA), buffer, compression="zstd")
+    pq.write_table(rows.cast(schema), buffer, compression="zstd")
     data = memoryview(buffer.getvalue())
     digest = hashlib.sha256(data).hexdigest()
     name = f"{part_folder(fingerprint)}/part-{digest[:16]}.parquet"

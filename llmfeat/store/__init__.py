@@ -1,16 +1,23 @@
-"""Feast: the views that a table needs, a repository that holds them, and vectors written and read online."""
+"""Feast: the views that a table needs, a repository that holds them, and what is written and read online."""
 
-from llmfeat.store.online import FeastVectors, OnlineSummary, write_online
+from llmfeat.store.config import RepoSources
+from llmfeat.store.definitions import repo_objects
+from llmfeat.store.materialize import MaterializeSummary, OnlineSummary, materialize, write_online
+from llmfeat.store.online import FeastVectors
 from llmfeat.store.repo import apply_repo, init_repo, open_store
 from llmfeat.store.views import feature_views, view_name
 
 __all__ = [
     "FeastVectors",
+    "MaterializeSummary",
     "OnlineSummary",
+    "RepoSources",
     "apply_repo",
     "feature_views",
     "init_repo",
+    "materialize",
     "open_store",
+    "repo_objects",
     "view_name",
     "write_online",
 ]

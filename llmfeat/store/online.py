@@ -1,11 +1,8 @@
-"""Vectors in the online store: written where they changed and read back, decoded straight from the response."""
+"""Views of the online store by name, and item vectors read from one: fields as bytes, decoded in one step."""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
-from dataclasses import dataclass
-from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -13,44 +10,76 @@ from typing import Any
 import numpy as np
 
 from llmfeat._base.frames import id_array
-from llmfeat._base.optional import import_optional
-from llmfeat._base.progress import bar
-from llmfeat.encode.manifest import Manifest
-from llmfeat.encode.table import latest_rows
-from llmfeat.errors import StoreConfigError, StoreError, StoreWriteError
+from llmfeat.errors import StoreConfigError
+from llmfeat.store.dialects import Dialect, open_dialect
 from llmfeat.store.repo import open_store
+from llmfeat.store.state import STATE_ID, ViewState
+from llmfeat.store.values import Raw, pack_bytes, unpack_bytes, unpack_vectors
 from llmfeat.store.views import VECTOR, view_name
-from llmfeat.types import Float32Array, Int64Array
+from llmfeat.types import Float32Array
 
-__all__ = ["FeastVectors", "OnlineSummary", "write_online"]
-
-# Feast converts the first Arrow batch of a frame only; a chunk of this size is one batch.
-_CHUNK_ROWS = 5000
-_US_PER_S = 1_000_000
-# What stands for "no vector": Feast drops a frame whose features are all null without a word.
-_NOTHING = b""
+__all__ = ["FeastVectors", "OnlineView", "open_view"]
 
 
-@dataclass(frozen=True)
-class OnlineSummary:
-    """What one run of `write_online` did, in items.
+class OnlineView:
+    """One view of an opened repository.
 
     Attributes
     ----------
-    written : int
-        Vectors that were new or differed, read back after writing.
-    cleared : int
-        Items that had a vector online and have none any more.
-    unchanged : int
-        The rest.
-    seconds : float
-        Wall time.
+    view : feast.FeatureView
+        Feast's own object.
+    name : str
+        Its name.
+    tags : dict of str to str
+        What it is: ``llmfeat`` (its kind), ``fingerprint``, and what that kind has.
+    fields : tuple of str
+        Its features.
     """
 
-    written: int
-    cleared: int
-    unchanged: int
-    seconds: float
+    def __init__(self, store: Any, view: Any) -> None:
+        self.view = view
+        self.name = str(view.name)
+        self.tags = dict(view.tags)
+        self.fields = tuple(field.name for field in view.features)
+        self.dialect: Dialect = open_dialect(store, view)
+
+    def read(self, ids: Sequence[str], fields: Sequence[str] | None = None) -> dict[str, list[Raw]]:
+        """Return fields of `ids` as the store holds them, all fields by default; None where it holds nothing."""
+        return self.dialect.read(ids, self.fields if fields is None else fields)
+
+    def state(self) -> ViewState | None:
+        """Return the record of what was written, None where there is none."""
+        data = unpack_bytes(self.read([STATE_ID], [self._state_field])[self._state_field][0])
+        return ViewState.of_bytes(data, what=self.name) if data else None
+
+    def put_state(self, state: ViewState, *, moment_us: int) -> None:
+        """Replace the record."""
+        cells = {field: pack_bytes([b""]) for field in self.fields}
+        cells[self._state_field] = pack_bytes([state.to_bytes()])
+        self.dialect.write([STATE_ID], cells, moment_us)
+
+    @cached_property
+    def _state_field(self) -> str:
+        """The first field that holds bytes; every view of ours has one."""
+        return str(next(field.name for field in self.view.features if str(field.dtype) == "Bytes"))
+
+
+def open_view(store: Any, fingerprint: str, kind: str, *, where: str | Path) -> OnlineView:
+    """Return the view of a fingerprint.
+
+    Raises
+    ------
+    StoreConfigError
+        When the repository has none.
+    """
+    name = view_name(fingerprint, kind)
+    views = {view.name: view for view in store.list_feature_views()}
+    if name not in views or views[name].tags.get("fingerprint") != fingerprint:
+        raise StoreConfigError(
+            f"{where} has the views {sorted(views)}, but {name!r} was expected: encode with the model that the "
+            "features were fitted with, and run `feast apply`"
+        )
+    return OnlineView(store, views[name])
 
 
 class FeastVectors:
@@ -62,6 +91,8 @@ class FeastVectors:
         The feature repository.
     fingerprint : str
         The generation to serve; a store that has no view of it is refused.
+    kind : {"item_vectors", "user_vectors"}, default="item_vectors"
+        Whose vectors they are.
 
     Examples
     --------
@@ -69,14 +100,15 @@ class FeastVectors:
     >>> features.set_params(vectors={"llm": serving}).transform(request)  # doctest: +SKIP
     """
 
-    def __init__(self, repo: str | Path, *, fingerprint: str) -> None:
+    def __init__(self, repo: str | Path, *, fingerprint: str, kind: str = "item_vectors") -> None:
         self.repo = str(repo)
         self.fingerprint = fingerprint
+        self.kind = kind
 
     @property
     def dim(self) -> int:
         """The number of dimensions of a vector."""
-        return int(self._view.tags["dim"])
+        return int(self.view.tags["dim"])
 
     def lookup(self, ids: Any) -> Float32Array:
         """Return the vectors of `ids`, float32 of shape ``(len(ids), dim)``; NaN for those that the store lacks.
@@ -87,20 +119,27 @@ class FeastVectors:
             When a vector is not of the view's dimension.
         """
         encoded = id_array(ids).dictionary_encode()
-        distinct = encoded.dictionary.to_pylist()
-        cells, _ = _read(self._store, self._view.name, distinct)
-        width = 4 * self.dim
-        sizes = np.fromiter(map(len, cells), np.int64, len(cells))
-        there = sizes == width
-        if not np.all(there | (sizes == 0)):
-            raise StoreError(
-                f"{self._view.name} has vectors of {sorted(set(sizes.tolist()) - {0, width})} bytes, {width} were "
-                "expected: something else writes to this view"
-            )
-        vectors = np.full((len(distinct), self.dim), np.nan, dtype=np.float32)
-        vectors[there] = np.frombuffer(b"".join(cells), dtype="<f4").reshape(-1, self.dim)
+        vectors = self.read(encoded.dictionary.to_pylist())
+        if len(vectors) == len(encoded):  # every id once, in its own order
+            return vectors
         rows: Float32Array = vectors[encoded.indices.to_numpy()]
         return rows
+
+    def read(self, ids: Sequence[str]) -> Float32Array:
+        """Return what `lookup` does, of ids that are texts already; each is read as often as it comes."""
+        if not ids:
+            return np.empty((0, self.dim), dtype=np.float32)
+        return unpack_vectors(self.view.read(ids, (VECTOR,))[VECTOR], self.dim, what=self.view.name)
+
+    @cached_property
+    def store(self) -> Any:
+        """The opened ``feast.FeatureStore``."""
+        return open_store(self.repo)
+
+    @cached_property
+    def view(self) -> OnlineView:
+        """The view that is read."""
+        return open_view(self.store, self.fingerprint, self.kind, where=self.repo)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> FeastVectors:
         """Return itself: clones of an estimator share the connection."""
@@ -108,104 +147,4 @@ class FeastVectors:
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave the connection out: it is opened again on use."""
-        return {"repo": self.repo, "fingerprint": self.fingerprint}
-
-    @cached_property
-    def _store(self) -> Any:
-        return open_store(self.repo)
-
-    @cached_property
-    def _view(self) -> Any:
-        name = view_name(self.fingerprint)
-        views = {view.name: view for view in self._store.list_feature_views()}
-        if name not in views or views[name].tags.get("fingerprint") != self.fingerprint:
-            raise StoreConfigError(
-                f"{self.repo} has the views {sorted(views)}, but {name!r} was expected: encode with the model that "
-                "the features were fitted with, and run `feast apply`"
-            )
-        return views[name]
-
-
-def write_online(
-    repo: str | Path, table: str | Path, *, fingerprint: str | None = None, progress: bool = False
-) -> OnlineSummary:
-    """Bring the online store up to date with a vector table, and read back what was written.
-
-    Only vectors that differ from what the store holds are written, so a second run writes nothing, and a run after a
-    crash writes what is left.
-
-    Parameters
-    ----------
-    repo : str or Path
-        The feature repository, already applied.
-    table : str or Path
-        A folder that `encode_table` wrote.
-    fingerprint : str, optional
-        The generation; the current one by default.
-    progress : bool, default=False
-        Whether to show a bar on standard error.
-
-    Raises
-    ------
-    StoreConfigError
-        When the repository has no view of that generation.
-    StoreWriteError
-        When what was read back is not what was written.
-    """
-    started = time.perf_counter()
-    folder = Path(table)
-    generation = Manifest.read(folder).generation(fingerprint, where=folder)
-    serving = FeastVectors(repo, fingerprint=generation.fingerprint)
-    store, view = serving._store, serving._view.name
-    rows = latest_rows(folder, generation)
-    ids = rows.column("item_id").to_pylist()
-    wanted = [cell or _NOTHING for cell in rows.column("vector").to_pylist()]
-    n_written = n_cleared = 0
-    with bar(len(ids), what="writing online", unit="items", shown=progress) as advance:
-        for begin in range(0, len(ids), _CHUNK_ROWS):
-            chunk = slice(begin, begin + _CHUNK_ROWS)
-            held, stored_us = _read(store, view, ids[chunk])
-            differ = [at for at, (old, new) in enumerate(zip(held, wanted[chunk], strict=True)) if old != new]
-            if differ:
-                values = [wanted[chunk][at] for at in differ]
-                _write(store, view, [ids[chunk][at] for at in differ], values, stored_us[differ])
-                n_cleared += sum(value == _NOTHING for value in values)
-                n_written += sum(value != _NOTHING for value in values)
-            advance(len(ids[chunk]))
-    return OnlineSummary(
-        written=n_written,
-        cleared=n_cleared,
-        unchanged=len(ids) - n_written - n_cleared,
-        seconds=time.perf_counter() - started,
-    )
-
-
-def _read(store: Any, view: str, ids: Sequence[str]) -> tuple[list[bytes], Int64Array]:
-    """Return the bytes that the store holds for each id, empty where it has none, and their times in microseconds."""
-    if not ids:
-        return [], np.empty(0, dtype=np.int64)
-    # `to_dict` would turn every byte string over once more; the message itself has what is needed.
-    proto = store.get_online_features(features=[f"{view}:{VECTOR}"], entity_rows={"item_id": list(ids)}).proto
-    column = proto.results[list(proto.metadata.feature_names.val).index(VECTOR)]
-    # An absent value is an empty one: SQLite says NOT_FOUND and Redis says PRESENT, so the status decides nothing.
-    cells = [value.bytes_val for value in column.values]
-    if len(cells) != len(ids):
-        raise StoreError(f"{view} gave {len(cells)} rows for {len(ids)} ids: the online store loses rows")
-    times = [moment.seconds * _US_PER_S + moment.nanos // 1000 for moment in column.event_timestamps]
-    return cells, np.array(times, dtype=np.int64)
-
-
-def _write(store: Any, view: str, ids: list[str], values: list[bytes], stored_us: Int64Array) -> None:
-    pandas = import_optional("pandas", purpose="writing to Feast")
-    now_us = int(datetime.now(UTC).timestamp() * _US_PER_S)
-    # Redis ignores a write at the stored time, SQLite lets an older one win: ours is later than both.
-    moments = pandas.to_datetime(np.maximum(now_us, stored_us + _US_PER_S), unit="us", utc=True)
-    frame = pandas.DataFrame({"item_id": ids, VECTOR: values, "valid_from": moments, "written_at": moments})
-    store.write_to_online_store(view, frame)
-    held, _ = _read(store, view, ids)
-    wrong = [key for key, old, new in zip(ids, held, values, strict=True) if old != new]
-    if wrong:
-        raise StoreWriteError(
-            f"{len(wrong)} of {len(ids)} vectors read back from {view} are not what was written, such as those of "
-            f"{wrong[:3]}: run again, and see whether something else writes to this view"
-        )
+        return {"repo": self.repo, "fingerprint": self.fingerprint, "kind": self.kind}

@@ -11,24 +11,73 @@ from typing import Any
 
 from llmfeat._base.files import atomic_write
 from llmfeat._base.optional import import_optional
-from llmfeat.errors import StoreConfigError, StoreError
+from llmfeat.errors import InputError, StoreConfigError, StoreError
+from llmfeat.store.config import CONFIG_FILE, RepoSources
 
 __all__ = ["TEMPLATE_FILES", "apply_repo", "init_repo", "open_store"]
 
-TEMPLATE_FILES = ("feature_store.yaml", "definitions.py")
-# The dask store drops rows of a historical join when entity and timestamp repeat, and so does the one for Ray.
-_LOSSY_OFFLINE = ("file", "dask", "ray")
+TEMPLATE_FILES = ("feature_store.yaml", "definitions.py", CONFIG_FILE)
+_SQLITE = "online_store:\n  type: sqlite\n  path: data/online_store.db\n"
+_REDIS = "online_store:\n  type: redis\n  connection_string: {where}\n"
 
 
-def init_repo(path: str | Path) -> Path:
-    """Put the shipped template into a folder; files that are there already stay as they are."""
-    folder = Path(path)
+def init_repo(
+    path: str | Path,
+    *,
+    redis: str | None = None,
+    project: str | None = None,
+    table: str | Path | None = None,
+    log: str | Path | None = None,
+    max_events: int | None = None,
+    semantic_ids: str | Path | None = None,
+    users: str | Path | None = None,
+) -> Path:
+    """Put the shipped template into a folder, and return it; files that are there already stay as they are.
+
+    Parameters
+    ----------
+    path : str or Path
+        The repository's folder.
+    redis : str, optional
+        Where a Redis server is, such as ``"localhost:6379"``; the online store is SQLite without.
+    project : str, optional
+        Feast's name of the project, part of every key in the online store; ``llmfeat`` by default.
+    table, log, max_events, semantic_ids, users : optional
+        What the views are made of, see `RepoSources`: what ``llmfeat.toml`` says in their place.
+    """
+    folder = Path(path).absolute()
+    given = {"items": table, "log": log, "semantic_ids": semantic_ids, "users": users}
+    changes: dict[str, Any] = {name: Path(value).absolute() for name, value in given.items() if value is not None}
+    sources = RepoSources(folder, folder / "data" / "item_vectors").replaced(**changes, max_events=max_events)
     templates = importlib.resources.files("llmfeat.store") / "templates"
-    for name in TEMPLATE_FILES:
+    contents = {name: (templates / name).read_text(encoding="utf-8") for name in TEMPLATE_FILES if name != CONFIG_FILE}
+    contents[CONFIG_FILE] = sources.to_toml()
+    if redis is not None:
+        contents["feature_store.yaml"] = _replaced(
+            contents["feature_store.yaml"], _SQLITE, _REDIS.format(where=_address(redis))
+        )
+    if project is not None:
+        if not project.isidentifier():
+            raise InputError(f"project={project!r}, but a name of letters, digits and _ was expected")
+        contents["feature_store.yaml"] = _replaced(
+            contents["feature_store.yaml"], "project: llmfeat\n", f"project: {project}\n"
+        )
+    for name, content in contents.items():
         if not (folder / name).exists():
-            atomic_write(folder / name, (templates / name).read_bytes())
+            atomic_write(folder / name, content.encode())
     (folder / "data").mkdir(exist_ok=True)
-    return folder
+    return Path(path)
+
+
+def _address(redis: str) -> str:
+    if "\n" in redis or ":" not in redis.partition(",")[0]:
+        raise InputError(f"redis={redis.partition(',')[0]!r}, but a server was expected, such as 'localhost:6379'")
+    return redis
+
+
+def _replaced(text: str, old: str, new: str) -> str:
+    assert text.count(old) == 1, "the template has it"
+    return text.replace(old, new)
 
 
 def apply_repo(path: str | Path) -> None:
@@ -52,6 +101,8 @@ def apply_repo(path: str | Path) -> None:
 def open_store(path: str | Path) -> Any:
     """Return the ``feast.FeatureStore`` of a repository, after checking that its settings lose nothing.
 
+    The offline store is not among them: `probe_offline` tells by its answers whether one loses rows.
+
     Raises
     ------
     StoreConfigError
@@ -60,7 +111,9 @@ def open_store(path: str | Path) -> Any:
     feast = import_optional("feast", purpose="the feature store")
     folder = Path(path)
     if not (folder / "feature_store.yaml").is_file():
-        raise StoreConfigError(f"{folder} holds no feature_store.yaml: make a repository with store.init_repo")
+        raise StoreConfigError(
+            f"{folder} holds no feature_store.yaml: make a repository with `llmfeat store init`, or store.init_repo"
+        )
     # It advises that a file registry needs no `serve_features_while_materializing`; reads fail without it all the same.
     logging.getLogger("feast.repo_config").setLevel(logging.ERROR)
     store = feast.FeatureStore(repo_path=str(folder))
@@ -69,12 +122,6 @@ def open_store(path: str | Path) -> Any:
 
 
 def _check_config(config: Any, where: Path) -> None:
-    offline = config.offline_store.type
-    if offline in _LOSSY_OFFLINE:
-        raise StoreConfigError(
-            f"{where} has the offline store {offline!r}, which drops training rows whose entity and timestamp repeat: "
-            "set offline_store: {type: duckdb}"
-        )
     if not config.registry.serve_features_while_materializing:
         raise StoreConfigError(
             f"{where} lacks `serve_features_while_materializing: true` under `registry` (at top level Feast ignores "

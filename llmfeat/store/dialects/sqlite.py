@@ -1,0 +1,148 @@
+"""SQLite as Feast lays it out, read and written without a Python object for each cell."""
+
+from __future__ import annotations
+
+import contextlib
+import sqlite3
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from llmfeat._base.optional import import_optional
+from llmfeat.errors import StoreConfigError, StoreError
+from llmfeat.store.dialects.base import CHUNK_ROWS, Held, Place, key_bytes
+from llmfeat.store.values import Raw
+
+__all__ = ["SqliteDialect"]
+
+_US_PER_S = 1_000_000
+_BUSY_S = 60.0  # how long a reader, or the writer, waits for another process
+
+
+class SqliteDialect:
+    """`Dialect` over the file of ``feast.infra.online_stores.sqlite``; each thread has a connection of its own.
+
+    The file is put into write-ahead logging, in which readers never wait for the writer. Feast's reader orders rows,
+    and turns every time into a datetime; its writer makes a call for each cell.
+    """
+
+    def __init__(self, place: Place) -> None:
+        module = import_optional("feast.infra.online_stores.sqlite", purpose="the feature store")
+        self._place = place
+        self._path = Path(module.SqliteOnlineStore._get_db_path(place.config)).absolute()
+        self._table = module._quote_id(module._table_id(place.config.project, place.view, False))
+        self._local = threading.local()
+        self._opened: list[sqlite3.Connection] = []
+        self._lock = threading.Lock()
+
+    def read(self, ids: Sequence[str], fields: Sequence[str]) -> dict[str, list[Raw]]:
+        """Return the fields of `ids`; see `Dialect`."""
+        values: dict[str, list[Raw]] = {field: [] for field in fields}
+        for begin in range(0, len(ids), CHUNK_ROWS):
+            keys = key_bytes(self._place, ids[begin : begin + CHUNK_ROWS])
+            if len(fields) == 1:  # by far the most
+                (field,) = fields
+                found = dict(self._select("entity_key, value", keys, fields))
+                values[field] += map(found.get, keys)
+                continue
+            cells = {
+                (key, name): value for key, name, value in self._select("entity_key, feature_name, value", keys, fields)
+            }
+            for field in fields:
+                values[field] += [cells.get((key, field)) for key in keys]
+        return values
+
+    def held(self, ids: Sequence[str], fields: Sequence[str]) -> Held:
+        """Return the fields of `ids`, and when they were written; see `Dialect`."""
+        times_us: list[int] = []
+        for begin in range(0, len(ids), CHUNK_ROWS):
+            keys = key_bytes(self._place, ids[begin : begin + CHUNK_ROWS])
+            found = dict(self._select("entity_key, event_ts", keys, fields))
+            times_us += [_us_of(found[key]) if key in found else 0 for key in keys]
+        return Held(self.read(ids, fields), times_us)
+
+    def write(self, ids: Sequence[str], fields: Mapping[str, Sequence[bytes]], moment_us: int) -> None:
+        """Write every field of `ids`, a transaction for each chunk; see `Dialect`."""
+        connection = self._connection()
+        keys = key_bytes(self._place, ids)
+        # In the order of the key, so that neighbours land on one page.
+        order = sorted(range(len(keys)), key=keys.__getitem__)
+        stamp = _stamp_of(moment_us)
+        statement = (
+            f"INSERT INTO {self._table} (entity_key, feature_name, value, value_text, event_ts, created_ts) "
+            "VALUES (?, ?, ?, NULL, ?, ?) ON CONFLICT(entity_key, feature_name) DO UPDATE SET value = excluded.value, "
+            "value_text = NULL, event_ts = excluded.event_ts, created_ts = excluded.created_ts"
+        )
+        for begin in range(0, len(order), CHUNK_ROWS):
+            chunk = order[begin : begin + CHUNK_ROWS]
+            rows = [(keys[at], name, raws[at], stamp, stamp) for at in chunk for name, raws in fields.items()]
+            with self._said(), connection:
+                connection.execute("BEGIN IMMEDIATE")
+                connection.executemany(statement, rows)
+
+    def close(self) -> None:
+        """Close the connections of all threads."""
+        with self._lock:
+            for connection in self._opened:
+                connection.close()
+            self._opened.clear()
+            self._local = threading.local()
+
+    def _select(self, columns: str, keys: Sequence[bytes], fields: Sequence[str]) -> Iterator[Any]:
+        statement = (
+            f"SELECT {columns} FROM {self._table} WHERE entity_key IN ({', '.join('?' * len(keys))}) "
+            f"AND feature_name IN ({', '.join('?' * len(fields))})"
+        )
+        with self._said():
+            return iter(self._connection().execute(statement, [*keys, *fields]).fetchall())
+
+    def _connection(self) -> sqlite3.Connection:
+        connection: sqlite3.Connection | None = getattr(self._local, "connection", None)
+        if connection is None:
+            if not self._path.is_file():
+                raise StoreConfigError(f"there is no {self._path}, where the online store was expected: {_APPLY}")
+            with self._said():
+                # Without Feast's converters; in autocommit, so that a transaction is where the code says so.
+                connection = sqlite3.connect(
+                    self._path, timeout=_BUSY_S, isolation_level=None, check_same_thread=False, cached_statements=32
+                )
+                connection.execute("PRAGMA journal_mode = WAL").fetchone()
+                # A commit survives the death of the process; after one of the machine the last ones may be gone, in
+                # their order, and the record that a run leaves at its end with them.
+                connection.execute("PRAGMA synchronous = NORMAL")
+            self._local.connection = connection
+            with self._lock:
+                self._opened.append(connection)
+        return connection
+
+    @contextlib.contextmanager
+    def _said(self) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.OperationalError as error:
+            if "no such table" in str(error):
+                name = self._place.view.name
+                raise StoreConfigError(f"{self._path} has no table of the view {name!r}: {_APPLY}") from error
+            raise StoreError(
+                f"SQLite at {self._path} said {str(error)!r}: see whether it can be written, and run again"
+            ) from error
+        except sqlite3.DatabaseError as error:
+            raise StoreError(
+                f"SQLite at {self._path} said {str(error)!r}: restore the file, or apply and write anew"
+            ) from error
+
+
+_APPLY = "run `feast apply` in the repository, or `llmfeat store apply`"
+
+
+def _stamp_of(moment_us: int) -> int:
+    """Return a time as Feast keeps it: whole seconds of a naive datetime in UTC, read as if it were local time."""
+    naive = datetime.fromtimestamp(-(-moment_us // _US_PER_S), tz=UTC).replace(tzinfo=None)
+    return int(naive.timestamp())
+
+
+def _us_of(stamp: Any) -> int:
+    naive = datetime.fromtimestamp(int(stamp))  # the way back
+    return int(naive.replace(tzinfo=UTC).timestamp()) * _US_PER_S
