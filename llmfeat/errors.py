@@ -25,6 +25,8 @@
   x StoreError (RuntimeError)
     + StoreConfigError
     + StoreWriteError
+    + StoreMissingError
+  x BundleError (ValueError)
   x MissingDependencyError (ImportError)
   x DownloadError (OSError)
 
@@ -41,6 +43,7 @@ __all__ = [
     "ArtifactPathError",
     "ArtifactSchemaError",
     "BackendError",
+    "BundleError",
     "CacheError",
     "DownloadError",
     "DuplicateIdError",
@@ -55,6 +58,7 @@ __all__ = [
     "ParityError",
     "StoreConfigError",
     "StoreError",
+    "StoreMissingError",
     "StoreWriteError",
     "TableCorruptError",
     "TableError",
@@ -168,6 +172,14 @@ class StoreConfigError(StoreError):
 
 class StoreWriteError(StoreError):
     """What was read back from the online store is not what was written."""
+
+
+class StoreMissingError(StoreError):
+    """The store lacks so much of what was asked for that features of it would be noise."""
+
+
+class BundleError(LLMFeatError, ValueError):
+    """A trained ranker that cannot be bundled, or a bundle that cannot be served here."""
 
 
 class MissingDependencyError(LLMFeatError, ImportError):

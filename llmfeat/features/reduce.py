@@ -23,9 +23,18 @@ from llmfeat.features._rowwise import (
     product,
     unit_rows,
 )
-from llmfeat.types import Float32Array, Float64Array
+from llmfeat.types import Float32Array, Float64Array, VectorSource
 
-__all__ = ["Matryoshka", "VectorReducer", "Whitening", "fitted_reducer", "moments", "reduce_table"]
+__all__ = [
+    "Matryoshka",
+    "ReducedVectors",
+    "VectorReducer",
+    "Whitening",
+    "fitted_reducer",
+    "moments",
+    "reduce_table",
+    "reduced_fingerprint",
+]
 
 # Directions with less of the largest variance are rounding of float32: whitened, they would be noise of unit size.
 _LEAST_VARIANCE = 1e-10
@@ -325,5 +334,59 @@ def reduce_table(reducer: Any, table: VectorTable, *, fit_ids: Any = None) -> Ve
                 f"none of the {len(vectors)} ids to fit on has a vector in {table!r}, 2 are needed: check the ids"
             )
         reducer.fit(vectors[there])
-    identity = {"table": table.fingerprint, "reducer": content(reducer)}
-    return VectorTable(table.ids, reduced(reducer, table.vectors), fingerprint=text_sha256(canonical_json(identity)))
+    return VectorTable(
+        table.ids, reduced(reducer, table.vectors), fingerprint=reduced_fingerprint(table.fingerprint, reducer)
+    )
+
+
+def reduced_fingerprint(fingerprint: str, reducer: Any) -> str:
+    """Return the fingerprint of vectors of another fingerprint behind a fitted reducer."""
+    return text_sha256(canonical_json({"table": fingerprint, "reducer": content(reducer)}))
+
+
+class ReducedVectors:
+    """A `VectorSource` that reduces another one's vectors as they are read: `reduce_table`, without a table.
+
+    A feature store holds vectors as the model gave them; a projection that is learned anew every week is applied when
+    they are read, and the catalogue is not written again. Bits and fingerprint are those of `reduce_table`.
+
+    Parameters
+    ----------
+    source : VectorSource
+        The vectors as they are kept.
+    reducer : Matryoshka, Whitening, LearnedSimilarity or another fitted transformer
+        What is applied to them.
+
+    Examples
+    --------
+    >>> from llmfeat import VectorTable
+    >>> from llmfeat.features.reduce import Matryoshka, ReducedVectors, reduce_table
+    >>> table = VectorTable.from_arrays(["a", "b"], [[3.0, 4.0, 5.0], [0.0, 2.0, 1.0]])
+    >>> shorter = ReducedVectors(table, Matryoshka(2).fit(table.vectors))
+    >>> shorter.lookup(["b"]).tolist(), shorter.fingerprint == reduce_table(shorter.reducer, table).fingerprint
+    ([[0.0, 1.0]], True)
+    """
+
+    def __init__(self, source: VectorSource, reducer: Any) -> None:
+        if not is_fitted(reducer):
+            raise InputError(f"{reducer!r} is not fitted, but vectors are reduced as they are read: fit it first")
+        self.source = source
+        self.reducer = reducer
+
+    @property
+    def fingerprint(self) -> str:
+        """Of the source, and of what the reducer has learned."""
+        return reduced_fingerprint(self.source.fingerprint, self.reducer)
+
+    @property
+    def dim(self) -> int:
+        """The number of dimensions of a reduced vector."""
+        return int(reduced(self.reducer, np.zeros((1, self.source.dim), dtype=np.float32)).shape[1])
+
+    def lookup(self, ids: Any) -> Float32Array:
+        """Return the reduced vectors of `ids`, float32; NaN for those that the source lacks."""
+        return reduced(self.reducer, self.source.lookup(ids))
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> ReducedVectors:
+        """Return itself: clones of an estimator share the source."""
+        return self

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from llmfeat.store.online import open_view
 from llmfeat.store.repo import open_store
 from llmfeat.store.scalars import ITEM_KEY, TEXT_HASH, scalar_rows
 from llmfeat.store.snapshots import SnapshotTable
+from llmfeat.store.stream import drop_pushed
 from llmfeat.store.values import pack_bytes, pack_numbers
 from llmfeat.store.views import VECTOR
 from llmfeat.store.writing import Chunk, TableRows, ViewSummary, write_view
@@ -130,9 +132,9 @@ def materialize(
     summaries: list[ViewSummary] = []
     with _alone(tables.sources.repo / "data"):
 
-        def write(fingerprint: str, kind: str, rows: TableRows) -> None:
+        def write(fingerprint: str, kind: str, rows: TableRows, **options: Any) -> None:
             view = open_view(store, fingerprint, kind, where=repo)
-            summaries.append(write_view(view, rows, full=full, progress=progress))
+            summaries.append(write_view(view, rows, full=full, progress=progress, **options))
 
         for generation in _wanted(tables, fingerprints):
             if "items" in only:
@@ -145,7 +147,9 @@ def materialize(
         if "histories" in only and tables.log is not None:
             histories = tables.histories()
             histories, _ = histories.update(history_rows(tables.log, max_events=tables.sources.max_events), delete=True)
-            write(histories.fingerprint, "user_histories", history_table_rows(histories))
+            events = open_view(store, histories.fingerprint, "user_events", where=repo)
+            drop = functools.partial(drop_pushed, events, until_us=int(tables.log.times_us.max()))
+            write(histories.fingerprint, "user_histories", history_table_rows(histories), cleared=drop)
         if "users" in only and tables.sources.users is not None:
             folder = tables.sources.users
             generation = Manifest.read(folder).generation(where=folder)

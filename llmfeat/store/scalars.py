@@ -71,8 +71,8 @@ def scalar_rows(
         counts = np.bincount(log.item_codes, minlength=len(log.item_ids))
         codes = log.item_code(ids)
         columns["popularity"] = pa.array(np.where(codes >= 0, counts[codes], 0).astype(np.int64))
-        end = pa.scalar(int(log.times_us.max()) + 1, pa.timestamp("us", "UTC"))
-        moments = pc.max_element_wise(moments, end)
+        known_us = moments.cast(pa.int64()).to_numpy()
+        moments = pa.array(np.maximum(known_us, int(log.times_us.max()) + 1), pa.timestamp("us", "UTC"))
     if book is not None:
         table = VectorTable.open(folder, fingerprint=generation.fingerprint)
         levels = book.item_codes(table).lookup(ids).astype(np.int64)

@@ -130,11 +130,19 @@ class TableRows:
                     yield chunk
 
 
-def write_view(view: OnlineView, rows: TableRows, *, full: bool = False, progress: bool = False) -> ViewSummary:
+def write_view(
+    view: OnlineView,
+    rows: TableRows,
+    *,
+    full: bool = False,
+    cleared: Callable[[Sequence[str]], None] | None = None,
+    progress: bool = False,
+) -> ViewSummary:
     """Bring a view up to date with its table; see `materialize` for how.
 
     What the view's record says is there is not looked at again: with a record that fits the table, only rows of newer
     parts are written. Without one, or with `full`, every row is compared with what the store holds, or simply written.
+    `cleared` is told of the ids that have nothing any more.
     """
     state = view.state()
     is_known = state is not None and state.holds(rows.parts)
@@ -148,6 +156,8 @@ def write_view(view: OnlineView, rows: TableRows, *, full: bool = False, progres
     with bar(n_rows, what=f"writing {view.name}", unit="rows", shown=progress) as advance:
         for chunk in ahead(rows.chunks(since, kept)):
             n_ids = len(chunk.ids)
+            if cleared is not None and chunk.nothing.any():
+                cleared([chunk.ids[at] for at in np.flatnonzero(chunk.nothing).tolist()])
             if compares or state is None:
                 held = view.dialect.held(chunk.ids, view.fields)
                 run.raise_bound(max(held.times_us))
