@@ -117,6 +117,7 @@ def _summary_lines(body: dict[str, Any], out: Path, numerics: str) -> list[str]:
     if "pruned" in body:
         gone = body["pruned"]
         lines.append(f"pruned {gone['generations']} generations, {gone['size_bytes'] / 1e6:,.1f} MB")
+        lines += [f"kept {name[:12]}, which {', '.join(by)} serves" for name, by in gone["held"].items()]
     return lines
 
 

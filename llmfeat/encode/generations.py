@@ -3,23 +3,37 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import math
 import shutil
 import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from llmfeat._base.files import claimed
+from llmfeat._base.files import atomic_write, claimed
 from llmfeat.artifact import ArtifactSpec
 from llmfeat.encode.backends import AGREE
 from llmfeat.encode.engine import TextEncoder
 from llmfeat.encode.manifest import MANIFEST_FILE, Generation, Manifest
 from llmfeat.encode.parts import part_folder
-from llmfeat.errors import LLMFeatError, LLMFeatWarning, TableFingerprintError, TableWriteError
+from llmfeat.errors import InputError, LLMFeatError, LLMFeatWarning, TableFingerprintError, TableWriteError
 from llmfeat.text import ItemTemplate
 
-__all__ = ["PruneSummary", "agreement", "choose_generation", "locked", "prune_table", "read_manifest", "writing"]
+__all__ = [
+    "PruneSummary",
+    "agreement",
+    "choose_generation",
+    "held_generations",
+    "hold_generation",
+    "locked",
+    "prune_table",
+    "read_manifest",
+    "release_generation",
+    "writing",
+]
+
+_HOLDS = "holds"
 
 
 @dataclass(frozen=True)
@@ -34,11 +48,14 @@ class PruneSummary:
         Their parts.
     size_bytes : int
         The size of these.
+    held : dict of str to tuple of str
+        Generations that stay, though they are not current, and who holds them.
     """
 
     generations: int
     parts: int
     size_bytes: int
+    held: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 def read_manifest(folder: Path) -> Manifest:
@@ -111,7 +128,9 @@ def agreement(spec: ArtifactSpec, one: str, other: str) -> float | None:
 
 
 def prune_table(table: str | Path) -> PruneSummary:
-    """Remove every generation of a table but the current one, and say what went.
+    """Remove every generation of a table but the current one and those that something holds, and say what went.
+
+    A ranker that is registered holds the vectors that it serves: see `hold_generation`.
 
     Raises
     ------
@@ -124,15 +143,49 @@ def prune_table(table: str | Path) -> PruneSummary:
     with locked(folder):
         manifest = Manifest.read(folder)
         current = manifest.generation(where=folder)
-        old = [one for name, one in manifest.generations.items() if name != current.fingerprint]
+        holders = held_generations(folder)
+        kept = {current.fingerprint, *holders}
+        old = [one for name, one in manifest.generations.items() if name not in kept]
         with writing(folder):
             if old:
                 # The manifest first: what it names is always there.
-                manifest.only(current.fingerprint).write(folder)
+                manifest.only(*(name for name in manifest.generations if name in kept)).write(folder)
             for generation in old:
                 shutil.rmtree(folder / part_folder(generation.fingerprint), ignore_errors=True)
     parts = [part for generation in old for part in generation.parts]
-    return PruneSummary(len(old), len(parts), sum(part.size_bytes for part in parts))
+    held = {name: by for name, by in holders.items() if name in manifest.generations and name != current.fingerprint}
+    return PruneSummary(len(old), len(parts), sum(part.size_bytes for part in parts), held)
+
+
+def hold_generation(table: str | Path, fingerprint: str, *, by: str) -> None:
+    """Keep a generation from being pruned, in the name of what serves it; one name may hold several.
+
+    Raises
+    ------
+    TableNotFoundError, TableFingerprintError
+        When there is no table, or no such generation.
+    """
+    folder = Path(table)
+    Manifest.read(folder).generation(fingerprint, where=folder)
+    if not by.isidentifier():
+        raise InputError(f"by={by!r}, but letters, digits and _ were expected: it is the name of a file")
+    path = folder / _HOLDS / f"{by}.json"
+    names = sorted({fingerprint, *(json.loads(path.read_text(encoding="utf-8")) if path.is_file() else [])})
+    atomic_write(path, (json.dumps(names) + "\n").encode())
+
+
+def release_generation(table: str | Path, *, by: str) -> None:
+    """Let go of what a name holds, if it holds any."""
+    (Path(table) / _HOLDS / f"{by}.json").unlink(missing_ok=True)
+
+
+def held_generations(folder: Path) -> dict[str, tuple[str, ...]]:
+    """Return the generations that are held, and the names that hold each."""
+    held: dict[str, tuple[str, ...]] = {}
+    for path in sorted((folder / _HOLDS).glob("*.json")):
+        for fingerprint in json.loads(path.read_text(encoding="utf-8")):
+            held[fingerprint] = (*held.get(fingerprint, ()), path.stem)
+    return held
 
 
 @contextlib.contextmanager

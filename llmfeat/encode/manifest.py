@@ -122,9 +122,9 @@ class Manifest:
             )
         return self.generations[wanted]
 
-    def only(self, fingerprint: str) -> Self:
-        """Return the manifest of one of its generations."""
-        return dataclasses.replace(self, generations={fingerprint: self.generations[fingerprint]})
+    def only(self, *fingerprints: str) -> Self:
+        """Return the manifest of some of its generations."""
+        return dataclasses.replace(self, generations={name: self.generations[name] for name in fingerprints})
 
     def with_generation(self, generation: Generation, *, complete: bool) -> Self:
         """Return the manifest with `generation` put in, or in place of the one of its fingerprint.

@@ -357,6 +357,11 @@ class ReducedVectors:
     reducer : Matryoshka, Whitening, LearnedSimilarity or another fitted transformer
         What is applied to them.
 
+    Attributes
+    ----------
+    fingerprint : str
+        Of the source, and of what the reducer has learned.
+
     Examples
     --------
     >>> from llmfeat import VectorTable
@@ -372,16 +377,12 @@ class ReducedVectors:
             raise InputError(f"{reducer!r} is not fitted, but vectors are reduced as they are read: fit it first")
         self.source = source
         self.reducer = reducer
-
-    @property
-    def fingerprint(self) -> str:
-        """Of the source, and of what the reducer has learned."""
-        return reduced_fingerprint(self.source.fingerprint, self.reducer)
+        self.fingerprint = reduced_fingerprint(source.fingerprint, reducer)
 
     @property
     def dim(self) -> int:
         """The number of dimensions of a reduced vector."""
-        return int(reduced(self.reducer, np.zeros((1, self.source.dim), dtype=np.float32)).shape[1])
+        return int(reduced(self.reducer, np.ones((1, self.source.dim), dtype=np.float32)).shape[1])
 
     def lookup(self, ids: Any) -> Float32Array:
         """Return the reduced vectors of `ids`, float32; NaN for those that the source lacks."""
