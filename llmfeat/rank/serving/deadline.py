@@ -8,9 +8,13 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
-__all__ = ["Deadline", "Pace"]
+__all__ = ["Deadline", "Late", "Pace"]
 
 T = TypeVar("T")
+
+
+class Late(Exception):  # noqa: N818  it is no error: the request goes on without
+    """What was waited for did not come in time."""
 
 
 class Pace:
@@ -57,7 +61,7 @@ class Deadline:
         return float("inf") if self._end is None else self._end - time.perf_counter() - reserve_s
 
     def start(self, call: Callable[[], T]) -> Callable[[float], T]:
-        """Begin a call, and return what waits for it, given the seconds to keep for later; `TimeoutError` is late."""
+        """Begin a call, and return what waits for it, given the seconds to keep for later; or raises `Late`."""
         if self._end is None:
             return lambda reserve_s: call()
         future: Future[T] = self._pool().submit(call)
@@ -65,9 +69,11 @@ class Deadline:
         def wait(reserve_s: float) -> T:
             try:
                 return future.result(timeout=max(0.0, self.left_s(reserve_s)))
-            except TimeoutError:
+            except TimeoutError as error:
+                if future.done():  # it is the call's own, of a socket say
+                    raise
                 # A call that runs goes on, and what it reads is kept for the next request.
                 future.cancel()
-                raise
+                raise Late from error
 
         return wait

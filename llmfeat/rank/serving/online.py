@@ -19,7 +19,7 @@ from llmfeat.history import InteractionLog, UserHistory
 from llmfeat.rank.serving.blocks import ActivityBlock, StoreBlock
 from llmfeat.rank.serving.bundle import RankerBundle
 from llmfeat.rank.serving.cold import ColdItems
-from llmfeat.rank.serving.deadline import Deadline, Pace
+from llmfeat.rank.serving.deadline import Deadline, Late, Pace
 from llmfeat.rank.serving.gathered import Gathered
 from llmfeat.rank.serving.request_log import RequestLog, ServedRequest
 from llmfeat.rank.serving.sources import CandidateVectors, StoreReader, checked_histories
@@ -297,7 +297,7 @@ class OnlineRanker:
     def _waited(self, name: str, wait: Callable[[], Any], otherwise: Any, degraded: set[str]) -> Any:
         try:
             return wait()
-        except TimeoutError:
+        except Late:
             degraded.add(name)
         except LLMFeatError:
             if not self._tolerates:

@@ -171,7 +171,7 @@ class RequestLog:
             if self._file is None:
                 self.folder.mkdir(parents=True, exist_ok=True)
                 name = f"requests-{os.getpid()}-{uuid.uuid4().hex[:8]}.jsonl"
-                self._file = (self.folder / name).open("a", encoding="utf-8", buffering=1)  # noqa: SIM115  close() does
+                self._file = (self.folder / name).open("a", encoding="utf-8", buffering=1)
             self._file.write(request.to_json() + "\n")
 
     def close(self) -> None:

@@ -13,7 +13,7 @@ from llmfeat.errors import BundleError, LLMFeatError, StoreConfigError, TableFin
 from llmfeat.features.reduce import ReducedVectors
 from llmfeat.rank.serving.blocks import HistoryBlock, VectorPart
 from llmfeat.rank.serving.bundle import RankerBundle
-from llmfeat.rank.serving.deadline import Deadline
+from llmfeat.rank.serving.deadline import Deadline, Late
 from llmfeat.store import FeastHistories, FeastVectors, ItemCache, open_store
 from llmfeat.store.columns import StoreColumns
 from llmfeat.store.item_cache import FeastVersions
@@ -36,7 +36,7 @@ class Fetch:
         if self._wait is not None:
             try:
                 self._vectors[self._absent] = self._wait(reserve_s)
-            except TimeoutError:
+            except Late:
                 degraded.add("vectors")
                 self._vectors[self._absent] = np.nan
             except LLMFeatError:
