@@ -28,18 +28,24 @@ if TYPE_CHECKING:
     )
     from llmfeat.history import InteractionLog
     from llmfeat.rank import RankingPipeline, group_sizes
-    from llmfeat.store import FeastVectors
+    from llmfeat.rank.serving import OnlineRanker, RankerBundle
+    from llmfeat.store import EventPusher, FeastFeatures, FeastHistories, FeastVectors, materialize
     from llmfeat.text import ItemTemplate
 
 __all__ = [
     "ActivityFeatures",
+    "EventPusher",
+    "FeastFeatures",
+    "FeastHistories",
     "FeastVectors",
     "HistoryFeatures",
     "InteractionLog",
     "ItemTemplate",
     "LearnedSimilarity",
     "ModelArtifact",
+    "OnlineRanker",
     "PastFittedFeatures",
+    "RankerBundle",
     "RankingPipeline",
     "SemanticIdFeatures",
     "SemanticIds",
@@ -51,17 +57,23 @@ __all__ = [
     "encode_table",
     "export_model",
     "group_sizes",
+    "materialize",
 ]
 
 _HOME = {
     "ActivityFeatures": "features",
+    "EventPusher": "store",
+    "FeastFeatures": "store",
+    "FeastHistories": "store",
     "FeastVectors": "store",
     "HistoryFeatures": "features",
     "InteractionLog": "history",
     "ItemTemplate": "text",
     "LearnedSimilarity": "features",
     "ModelArtifact": "artifact",
+    "OnlineRanker": "rank.serving",
     "PastFittedFeatures": "features",
+    "RankerBundle": "rank.serving",
     "RankingPipeline": "rank",
     "SemanticIdFeatures": "features",
     "SemanticIds": "features",
@@ -72,6 +84,7 @@ _HOME = {
     "encode_table": "encode",
     "export_model": "export",
     "group_sizes": "rank",
+    "materialize": "store",
 }
 
 

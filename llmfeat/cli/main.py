@@ -22,6 +22,8 @@ _COMMANDS = {
     "encode": ("llmfeat.cli.encode", "Encode a catalogue into a vector table; only what is new or changed."),
     "export": ("llmfeat.cli.export", "Export a model to a folder that runs without torch, checked against torch."),
     "lift": ("llmfeat.cli.lift", "How much would text features add to your ranker? On your own two files."),
+    "materialize": ("llmfeat.cli.materialize", "Bring a feature store up to date; only what changed, read back."),
+    "store": ("llmfeat.cli.store", "Make, apply and check a Feast repository: init, status, verify, probe, replay."),
     "inspect": ("llmfeat.cli.inspect", "Verify an exported model, and print its spec and parity certificate."),
     "certify": ("llmfeat.cli.certify", "Compare this machine's backends with the one that certified an artifact."),
     "cache": ("llmfeat.cli.cache", "Look into the cache of vectors, shrink it, or check it."),

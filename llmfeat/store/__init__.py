@@ -8,7 +8,9 @@ from llmfeat.store.materialize import MaterializeSummary, OnlineSummary, materia
 from llmfeat.store.online import FeastVectors
 from llmfeat.store.probe import OfflineProbe, probe_offline
 from llmfeat.store.repo import apply_repo, init_repo, open_store
+from llmfeat.store.status import RepoStatus, status
 from llmfeat.store.stream import EventPusher, FeastHistories
+from llmfeat.store.verify import ViewCheck, verify
 from llmfeat.store.views import feature_views, view_name
 
 __all__ = [
@@ -21,6 +23,8 @@ __all__ = [
     "OfflineProbe",
     "OnlineSummary",
     "RepoSources",
+    "RepoStatus",
+    "ViewCheck",
     "apply_repo",
     "feature_views",
     "init_repo",
@@ -28,6 +32,8 @@ __all__ = [
     "open_store",
     "probe_offline",
     "repo_objects",
+    "status",
+    "verify",
     "view_name",
     "write_online",
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,7 +59,7 @@ class RepoSources:
             return cls(folder, folder / "data" / "item_vectors")
         try:
             body = tomllib.loads(path.read_text(encoding="utf-8"))
-        except tomllib.TOMLDecodeError as error:
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise StoreConfigError(f"{path} is no TOML ({error}): mend it") from error
         for section, entries in body.items():
             unknown = {section} - _KEYS.keys() or set(_tables(path, section, entries)) - _KEYS[section]
@@ -98,8 +99,8 @@ class RepoSources:
         def line(key: str, path: Path | None, example: str) -> str:
             if path is None:
                 return f'# {key} = "{example}"'
-            inside = path.is_relative_to(self.repo)
-            return f'{key} = "{(path.relative_to(self.repo) if inside else path).as_posix()}"'
+            name = (path.relative_to(self.repo) if path.is_relative_to(self.repo) else path).as_posix()
+            return f"{key} = {json.dumps(name, ensure_ascii=False)}"  # TOML's strings are those of JSON
 
         return "\n".join(
             [

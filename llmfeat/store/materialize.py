@@ -33,7 +33,9 @@ __all__ = [
     "OnlineSummary",
     "history_table_rows",
     "materialize",
+    "scalar_table_rows",
     "vector_rows",
+    "wanted_generations",
     "write_online",
 ]
 
@@ -136,14 +138,14 @@ def materialize(
             view = open_view(store, fingerprint, kind, where=repo)
             summaries.append(write_view(view, rows, full=full, progress=progress, **options))
 
-        for generation in _wanted(tables, fingerprints):
+        for generation in wanted_generations(tables, fingerprints):
             if "items" in only:
                 write(generation.fingerprint, "item_vectors", vector_rows(tables.sources.items, generation))
             if "scalars" in only:
                 scalars = tables.scalars(generation)
                 rows = scalar_rows(tables.sources.items, generation, book=tables.book, log=tables.log)
                 scalars, _ = scalars.update(rows, delete=True)
-                write(scalars.fingerprint, "item_scalars", _scalar_table_rows(scalars))
+                write(scalars.fingerprint, "item_scalars", scalar_table_rows(scalars))
         if "histories" in only and tables.log is not None:
             histories = tables.histories()
             histories, _ = histories.update(history_rows(tables.log, max_events=tables.sources.max_events), delete=True)
@@ -210,7 +212,8 @@ def history_table_rows(table: SnapshotTable) -> TableRows:
     return TableRows(table.folder, table.parts, USER_KEY, (*FIELDS, "deleted"), pack)
 
 
-def _scalar_table_rows(table: SnapshotTable) -> TableRows:
+def scalar_table_rows(table: SnapshotTable) -> TableRows:
+    """Return the rows of a table of scalars, for `write_view`."""
     names = [name for name, _ in table.fields]
 
     def pack(rows: pa.Table) -> Chunk:
@@ -225,7 +228,8 @@ def _scalar_table_rows(table: SnapshotTable) -> TableRows:
     return TableRows(table.folder, table.parts, ITEM_KEY, (*names, "deleted"), pack)
 
 
-def _wanted(tables: RepoTables, fingerprints: Sequence[str] | None) -> list[Generation]:
+def wanted_generations(tables: RepoTables, fingerprints: Sequence[str] | None) -> list[Generation]:
+    """Return generations by fingerprint; by default the current one, and those that a registered ranker serves."""
     folder = tables.sources.items
     manifest = Manifest.read(folder)
     if fingerprints is None:

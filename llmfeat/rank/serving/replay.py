@@ -84,8 +84,8 @@ class ReplayReport:
 
     @property
     def is_equal(self) -> bool:
-        """Whether every value that was compared has the same bits."""
-        return not self.differences and not self.n_scores
+        """Whether some rows were compared, and every value of them has the same bits."""
+        return self.n_rows > 0 and not self.differences and not self.n_scores
 
 
 def replay(
