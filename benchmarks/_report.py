@@ -28,6 +28,7 @@ _PACKAGES = (
     "openvino",
     "optimum-intel",
     "pyarrow",
+    "redis",
     "scikit-learn",
     "scipy",
     "sentence-transformers",

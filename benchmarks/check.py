@@ -65,6 +65,7 @@ TABLES = (
     Table("peers", "docs/lift.md", "lift", "lift", "beside_peers"),
     Table("verdict", "docs/lift.md", "verdict", "verdict"),
     Table("scale", "docs/your-data.md", "scale", "scale"),
+    Table("online", "docs/serving.md", "online", "online"),
     Table("ablation", "docs/features.md", "features-validation", "features", "ablation_table"),
 )
 # Parts between marks that no benchmark of ours renders, and why.

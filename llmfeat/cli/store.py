@@ -72,15 +72,11 @@ def init(repo: Path, **sources: Any) -> None:
 @_repo
 def apply(repo: Path) -> None:
     """Tell Feast what REPO defines; the same as `feast apply` there."""
-    from llmfeat.store import apply_repo, open_store
+    from llmfeat.store import apply_repo
 
     with spinner("feast apply"):
-        apply_repo(repo)
-    store = open_store(repo)
-    for view in sorted(one.name for one in store.list_feature_views()):
-        click.echo(view)
-    for service in sorted(one.name for one in store.list_feature_services()):
-        click.echo(f"{service}  (feature service)")
+        said = apply_repo(repo)
+    click.echo("\n".join(line for line in said.splitlines() if line.strip()))
 
 
 @command.command("status")

@@ -22,6 +22,9 @@ _STEP = 2.0**24
 # larger products waste more, smaller ones spend their time in Python. One user's request is one product.
 _CHUNK_ROWS = 256
 _CHUNK_COSINES = 64 * 192
+# A request's product is cut smaller still: OpenBLAS keeps products of up to so many multiplications on the thread that
+# asks for them, and to wait for a second thread costs a server whose cores are busy more than the product does.
+_REQUEST_ROWS, _ONE_THREAD = 256, 1 << 18
 
 
 def exact_unit(vectors: Float32Array) -> tuple[Float32Array, BoolArray]:
@@ -67,7 +70,9 @@ def window_cosines(
     """
     cosines = np.zeros((len(candidates), width), dtype=np.float32)
     backwards = np.arange(width)
-    for rows, low, high in _chunks(start, stop):
+    is_request = len(candidates) <= _REQUEST_ROWS
+    most = max(1, _ONE_THREAD // max(1, unit.shape[1])) if is_request else _CHUNK_COSINES
+    for rows, low, high in _chunks(start, stop, most):
         products = _wide(unit, candidates[rows]) @ _wide(unit, events[low:high]).T
         if start[rows.start] == start[rows.stop - 1] and stop[rows.start] == stop[rows.stop - 1]:
             # Rows are sorted, so all of them see one window, as the candidates of a request do.
@@ -121,8 +126,11 @@ def _squares(vectors: Float64Array) -> Float64Array:
     return squares
 
 
-def _chunks(start: Int64Array, stop: Int64Array) -> Iterator[tuple[slice, int, int]]:
-    """Yield runs of rows with the span of events that their windows reach over; rows without events are left out."""
+def _chunks(start: Int64Array, stop: Int64Array, most: int = _CHUNK_COSINES) -> Iterator[tuple[slice, int, int]]:
+    """Yield runs of rows with the span of events that their windows reach over; rows without events are left out.
+
+    A run needs `most` cosines at most, or is one row.
+    """
     begin = 0
     reach = np.maximum.accumulate(stop) if len(stop) else stop
     n_rows = np.arange(1, _CHUNK_ROWS + 1)
@@ -130,7 +138,7 @@ def _chunks(start: Int64Array, stop: Int64Array) -> Iterator[tuple[slice, int, i
         low = int(start[begin])
         spans = reach[begin : begin + _CHUNK_ROWS] - low
         # Rows and spans both grow, so the products that fit come first; one row always goes.
-        n_fit = int(np.searchsorted(n_rows[: len(spans)] * spans, _CHUNK_COSINES, side="right"))
+        n_fit = int(np.searchsorted(n_rows[: len(spans)] * spans, most, side="right"))
         end = begin + max(n_fit, 1)
         high = int(reach[end - 1])
         if high > low:

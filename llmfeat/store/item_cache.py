@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 import time
 import warnings
@@ -163,11 +164,10 @@ class ItemCache:
         if time.monotonic() >= self._due_at:
             self._refresh_beside()
         with self._lock:
-            get = self._slots.get
-            slots = np.array([get(key, -1) for key in ids], dtype=np.int64)
-            vectors = matrix.take(slots, axis=0, mode="wrap")
+            slots = np.fromiter(map(self._slots.get, ids, itertools.repeat(-1)), np.int64, len(ids))
+            vectors = matrix.take(slots, axis=0, mode="clip")  # several times as fast as the check that it leaves out
             absent = np.flatnonzero(slots < 0)
-            self._recent[slots if not len(absent) else slots[slots >= 0]] = True
+            self._recent[slots[slots >= 0] if len(absent) else slots] = True
             self._hits += len(ids) - len(absent)
             self._misses += len(absent)
         return vectors, absent

@@ -132,7 +132,7 @@ def materialize(
     started = time.perf_counter()
     tables, store = RepoTables.of(repo), open_store(repo)
     summaries: list[ViewSummary] = []
-    with _alone(tables.sources.repo / "data"):
+    with _alone(tables.sources.repo):
 
         def write(fingerprint: str, kind: str, rows: TableRows, **options: Any) -> None:
             view = open_view(store, fingerprint, kind, where=repo)

@@ -80,8 +80,8 @@ def _replaced(text: str, old: str, new: str) -> str:
     return text.replace(old, new)
 
 
-def apply_repo(path: str | Path) -> None:
-    """Run ``feast apply`` in a repository.
+def apply_repo(path: str | Path) -> str:
+    """Run ``feast apply`` in a repository, and return what it said.
 
     Raises
     ------
@@ -96,6 +96,7 @@ def apply_repo(path: str | Path) -> None:
     if done.returncode != 0:
         said = (done.stdout + done.stderr).strip()[-2000:]
         raise StoreError(f"`feast apply` in {path} ended with status {done.returncode}. It said: {said}")
+    return done.stdout.strip()
 
 
 def open_store(path: str | Path) -> Any:

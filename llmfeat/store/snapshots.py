@@ -111,6 +111,7 @@ class SnapshotTable:
             Whether ids that are there and not among `rows` are deleted.
         """
         held = self.opened()
+        held._sweep()
         latest = held.latest([name for name, _ in ROW_COLUMNS])
         ids = rows.column(self.key).combine_chunks()
         hashes = row_hashes(rows.select([name for name, _ in self.fields]))
@@ -141,6 +142,13 @@ class SnapshotTable:
         names = [self.key, *(self.schema.names[1:] if columns is None else columns)]
         tables = [read_part(self.folder, part, names) for part in self.parts]
         return latest_of(pa.concat_tables([self.schema.empty_table().select(names), *tables]), self.key)
+
+    def _sweep(self) -> None:
+        """Remove what a killed process left: Feast joins every file of the folder."""
+        named = {self.folder / part.file for part in self.parts}
+        for path in self.rows_folder.glob("*") if self.rows_folder.is_dir() else ():
+            if path.is_file() and path not in named:
+                path.unlink()
 
     def _append(self, rows: pa.Table) -> Self:
         with writing(self.folder):

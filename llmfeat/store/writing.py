@@ -19,7 +19,7 @@ from llmfeat.errors import InputError, StoreWriteError
 from llmfeat.store.dialects.base import CHUNK_ROWS
 from llmfeat.store.online import OnlineView
 from llmfeat.store.state import STATE_ID, ViewState, parts_digest
-from llmfeat.store.values import Raw, pack_bytes, unpack_bytes
+from llmfeat.store.values import Raw, pack_bytes
 from llmfeat.types import BoolArray
 
 __all__ = ["Chunk", "TableRows", "ViewSummary", "write_view"]
@@ -197,17 +197,17 @@ class _Run:
             self._is_announced = True
         self._view.dialect.write(chunk.ids, chunk.fields, self._moment_us)
         held = self._view.read(chunk.ids, list(chunk.fields))
-        wrong = [
-            key
+        wrong = {
+            key: None
             for name, values in chunk.fields.items()
             if held[name] != values
             for key, old, new in zip(chunk.ids, held[name], values, strict=True)
-            if old != new
-        ]
+            if (old or None) != (new or None)  # Feast tells a value of nothing from none at all in some stores only
+        }
         if wrong:
             raise StoreWriteError(
                 f"{len(wrong)} of {len(chunk.ids)} rows read back from {self._view.name} are not what was written, "
-                f"such as those of {wrong[:3]}: run again, and see whether something else writes to this view"
+                f"such as those of {[*wrong][:3]}: run again, and see whether something else writes to this view"
             )
         n_cleared = int(np.count_nonzero(chunk.nothing))
         self.n_cleared += n_cleared
@@ -229,11 +229,11 @@ class _Run:
 
 def _differing(chunk: Chunk, held: Mapping[str, Sequence[Raw]]) -> list[int]:
     """Return the rows that the store holds otherwise; nothing at all is as good as an empty row."""
-    nothing = (None, *pack_bytes([b""]))
+    nothing = (None, b"", *pack_bytes([b""]))
     differing = []
     for at, is_nothing in enumerate(chunk.nothing.tolist()):
         old = [held[name][at] for name in chunk.fields]
-        if is_nothing and all(value in nothing or not unpack_bytes(value) for value in old):
+        if is_nothing and all(value in nothing for value in old):
             continue
         if old != [values[at] for values in chunk.fields.values()]:
             differing.append(at)

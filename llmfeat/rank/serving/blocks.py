@@ -18,7 +18,7 @@ from llmfeat.features.semantic import SemanticIds
 from llmfeat.history import InteractionLog, LabelDelay
 from llmfeat.rank.serving.gathered import Gathered
 from llmfeat.store.columns import StoreColumns
-from llmfeat.types import Float32Array, VectorSource
+from llmfeat.types import Float32Array, Float64Array, VectorSource
 
 __all__ = ["ActivityBlock", "BaseBlock", "Block", "HistoryBlock", "SemanticBlock", "StoreBlock", "VectorPart"]
 
@@ -233,6 +233,6 @@ class BaseBlock:
     columns: tuple[str, ...]
     parts: tuple[VectorPart, ...] = field(default=())
 
-    def compute(self, found: Gathered) -> Float32Array:
-        """Return the columns of a request."""
+    def compute(self, found: Gathered) -> Float64Array:
+        """Return the columns of a request, float64 as the trees were trained on: a price in cents, or an epoch."""
         return np.stack([found.base[name] for name in self.columns], axis=1)

@@ -112,6 +112,11 @@ class RankerBundle:
         return tuple(name for block in self.blocks for name in getattr(block, "columns", ()))
 
     @property
+    def dtype(self) -> np.dtype[Any]:
+        """Of the matrix that the trees were trained on: the caller's own columns are float64, all others float32."""
+        return np.dtype(np.float64 if self.base_columns else np.float32)
+
+    @property
     def vectors(self) -> tuple[str, ...]:
         """The fingerprints of the item vectors that it reads, each once."""
         return tuple(dict.fromkeys(part.base for block in self.blocks for part in block.parts))
@@ -209,7 +214,7 @@ class RankerBundle:
             raise BundleError(f"the booster has {booster.num_feature()} columns, the bundle {len(self.columns)}")
         return booster
 
-    def predict(self, matrix: Float32Array, *, threads: int | None = None) -> Float64Array:
+    def predict(self, matrix: Float32Array | Float64Array, *, threads: int | None = None) -> Float64Array:
         """Return a score for each row of features; `threads` of LightGBM, its own choice by default."""
         options = {} if threads is None else {"num_threads": threads}
         scores: Float64Array = np.asarray(self.booster.predict(matrix, **options), dtype=np.float64)

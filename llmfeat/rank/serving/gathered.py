@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from llmfeat.history import InteractionLog, UserHistory
-from llmfeat.types import Float32Array
+from llmfeat.types import Float32Array, Float64Array
 
 __all__ = ["Gathered"]
 
@@ -29,7 +29,7 @@ class Gathered:
         By the fingerprint of their source, vectors of the candidates and of the history's items.
     store : dict of str to ndarray of shape (n_candidates, n_columns), float32
         By view, what the feature store holds.
-    base : dict of str to ndarray of shape (n_candidates,), float32
+    base : dict of str to ndarray of shape (n_candidates,), float64
         The caller's own columns.
     log : InteractionLog or None
         For features that are computed of all users' events.
@@ -39,7 +39,7 @@ class Gathered:
     item_ids: list[str]
     now_us: int
     history: UserHistory
-    base: Mapping[str, Float32Array]
+    base: Mapping[str, Float64Array]
     log: InteractionLog | None = None
     candidates: dict[str, Float32Array] = field(default_factory=dict)
     events: dict[str, Float32Array] = field(default_factory=dict)

@@ -109,8 +109,9 @@ class OnlineRanker:
         Whether a store that fails fails the request, or is done without, as one that is late is.
     fallback : callable, optional
         Takes the candidates and returns them in the order for requests that have no time for the ranker.
-    threads : int, optional
-        Of LightGBM; 1 is best where many requests run at once. LightGBM's own choice by default.
+    threads : int or None, default=1
+        Of LightGBM, for one request. More are quicker on an idle machine and slower on a busy one; None is its own
+        choice.
     requests : RequestLog, optional
         Where requests are written down, for `replay`.
 
@@ -143,7 +144,7 @@ class OnlineRanker:
         max_missing_share: float = 1.0,
         on_store_error: str = "raise",
         fallback: Callable[[list[str]], Sequence[str]] | None = None,
-        threads: int | None = None,
+        threads: int | None = 1,
         requests: RequestLog | None = None,
     ) -> None:
         if on_store_error not in ("raise", "degrade"):
@@ -324,8 +325,9 @@ class OnlineRanker:
         assert self._store is not None, "asked for where there is one"
         return self._store.read(found.user_id, found.item_ids)
 
-    def _matrix(self, found: Gathered) -> Float32Array:
-        matrix = np.empty((len(found.item_ids), len(self.bundle.columns)), dtype=np.float32)
+    def _matrix(self, found: Gathered) -> Float32Array | Float64Array:
+        shape = len(found.item_ids), len(self.bundle.columns)
+        matrix: Float32Array | Float64Array = np.empty(shape, dtype=self.bundle.dtype)
         begin = 0
         for block in self.bundle.blocks:
             end = begin + len(block.names)
@@ -338,7 +340,7 @@ class OnlineRanker:
             raise BundleError("because= was asked for, but this ranker does not look at histories: leave it out")
         return self.bundle.history_blocks[0].because(found, because if isinstance(because, str) else None)
 
-    def _base(self, base: Mapping[str, Any] | None, n_rows: int) -> dict[str, Float32Array]:
+    def _base(self, base: Mapping[str, Any] | None, n_rows: int) -> dict[str, Float64Array]:
         given = base or {}
         missing = [name for name in self.bundle.base_columns if name not in given]
         if missing:
@@ -348,7 +350,7 @@ class OnlineRanker:
         columns = {}
         for name in self.bundle.base_columns:
             try:
-                columns[name] = np.broadcast_to(np.asarray(given[name], dtype=np.float32), (n_rows,))
+                columns[name] = np.broadcast_to(np.asarray(given[name], dtype=np.float64), (n_rows,))
             except (TypeError, ValueError) as error:
                 raise InputError(
                     f"base[{name!r}] is no number for each of {n_rows} candidates ({error}): pass as many"

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from sklearn.compose import ColumnTransformer
 from sklearn.pipeline import FeatureUnion, Pipeline
 from sklearn.utils.validation import check_is_fitted
@@ -132,9 +133,16 @@ def _history(features: HistoryFeatures, names: tuple[str, ...], _: SemanticIds |
     return HistoryBlock(
         names,
         parts,
-        {name: params[name] for name in _HISTORY_PARAMS},
+        {name: _plain(params[name]) for name in _HISTORY_PARAMS},
         delay.available_after_us if delay is not None else 0,
     )
+
+
+def _plain(value: Any) -> Any:
+    """Return a parameter as JSON has it: a search over numpy's ranges leaves numbers of numpy's."""
+    if isinstance(value, tuple | list):
+        return tuple(_plain(each) for each in value)
+    return value.item() if isinstance(value, np.generic) else value
 
 
 def _part(name: str, source: VectorSource) -> VectorPart:

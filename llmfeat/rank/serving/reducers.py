@@ -34,12 +34,12 @@ def reducer_bytes(reducer: Any) -> bytes:
         )
     arrays, plain = {}, {}
     for name, value in vars(reducer).items():
-        if isinstance(value, np.ndarray) and value.dtype != object:
+        if name.startswith("_"):  # of scikit-learn's own, such as what set_output says
+            continue
+        if isinstance(value, np.generic) or (isinstance(value, np.ndarray) and value.dtype != object):
             arrays[name] = value
         elif isinstance(value, np.ndarray):
             plain[name] = {"names": [str(each) for each in value]}
-        elif isinstance(value, np.generic):
-            plain[name] = value.item()
         else:
             plain[name] = value
     about = json.dumps({"kind": kind, "plain": plain}, sort_keys=True).encode()
@@ -64,7 +64,7 @@ def reducer_of(data: bytes) -> Any:
                 setattr(reducer, name, np.array(value["names"], dtype=object) if isinstance(value, dict) else value)
             for name in arrays.files:
                 if name != _ABOUT:
-                    setattr(reducer, name, arrays[name])
+                    setattr(reducer, name, arrays[name][()])  # a number of numpy's is an array without dimensions
     except (ValueError, KeyError, OSError, TypeError) as error:
         raise BundleError(f"a reducer of the bundle cannot be read ({error!r}): save the bundle again") from error
     return reducer

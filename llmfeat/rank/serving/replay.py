@@ -21,7 +21,7 @@ from llmfeat.rank.serving.bundle import RankerBundle
 from llmfeat.rank.serving.request_log import ServedRequest, read_requests
 from llmfeat.store import FeastFeatures
 from llmfeat.store.columns import MissingTally
-from llmfeat.types import BoolArray, Float32Array, VectorSource
+from llmfeat.types import BoolArray, Float32Array, Float64Array, VectorSource
 
 __all__ = ["ColumnDifference", "ReplayReport", "replay"]
 
@@ -138,7 +138,8 @@ def replay(
     served = np.concatenate([one.matrix for one in whole])
     compared = ~_changed_since(rows, whole, log, bundle, table)
     request_of = np.repeat(np.arange(len(whole)), [len(one.item_ids) for one in whole])
-    differs = (matrix.view(np.uint32) != served.view(np.uint32)) & ~(np.isnan(matrix) & np.isnan(served))
+    narrow = matrix.astype(np.float32)
+    differs = (narrow.view(np.uint32) != served.view(np.uint32)) & ~(np.isnan(narrow) & np.isnan(served))
     differs &= compared[:, None]
     scores = bundle.predict(matrix)
     was = np.concatenate([one.scores for one in whole])
@@ -147,7 +148,7 @@ def replay(
         len(whole),
         int(np.count_nonzero(compared)),
         matrix.shape[1],
-        tuple(_differences(bundle.columns, matrix, served, differs, request_of, whole)),
+        tuple(_differences(bundle.columns, narrow, served, differs, request_of, whole)),
         sum(bool(one.degraded) for one in own),
         sum(bool(one.n_encoded) and not one.degraded for one in own),
         len(every) - len(own),
@@ -191,7 +192,7 @@ def _offline(
     log: InteractionLog,
     sources: Mapping[str, VectorSource],
     repo: str | Path | None,
-) -> Float32Array:
+) -> Float32Array | Float64Array:
     """Return the matrix of all requests, as training would have computed it."""
     blocks: list[Any] = []
     for block in bundle.blocks:
@@ -207,7 +208,7 @@ def _offline(
             assert isinstance(block, BaseBlock), block
             columns = [np.concatenate([one.base[name] for one in requests]) for name in block.columns]
             blocks.append(np.stack(columns, axis=1))
-    return np.concatenate([np.asarray(block, dtype=np.float32) for block in blocks], axis=1)
+    return np.concatenate([np.asarray(block, dtype=bundle.dtype) for block in blocks], axis=1)
 
 
 def _store_columns(block: StoreBlock, rows: pa.Table, repo: str | Path | None) -> Float32Array:

@@ -45,7 +45,7 @@ class ServedRequest:
     base : dict of str to list of float
         The caller's own columns.
     matrix : ndarray of shape (n_candidates, n_columns), float32
-        The features that the ranker saw.
+        The features that the ranker saw; those of `base` to the precision of float32.
     scores : ndarray of shape (n_candidates,), float64
         What it said of them.
     degraded : tuple of str
@@ -70,7 +70,7 @@ class ServedRequest:
         cls,
         bundle: RankerBundle,
         found: Gathered,
-        matrix: Float32Array,
+        matrix: Float32Array | Float64Array,
         scores: Float64Array,
         degraded: tuple[str, ...],
         n_encoded: int,
@@ -84,7 +84,7 @@ class ServedRequest:
             list(found.item_ids),
             found.now_us,
             base,
-            matrix,
+            matrix.astype(np.float32),
             np.asarray(scores),
             degraded,
             n_encoded,

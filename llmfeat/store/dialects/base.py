@@ -47,7 +47,7 @@ class Place:
     store: Any
     view: Any
 
-    @property
+    @functools.cached_property
     def key(self) -> str:
         """The join key."""
         (key,) = self.view.join_keys
@@ -58,7 +58,7 @@ class Place:
         """The repository's configuration."""
         return self.store.config
 
-    @property
+    @functools.cached_property
     def online(self) -> Any:
         """Feast's own online store."""
         return self.store.provider.online_store

@@ -59,6 +59,7 @@ class _Checked:
         self._feast = feast
         self._name = name
         self._is_checked = False
+        self._n_empty = 0  # reads that found nothing, and so say little
         self._lock = threading.Lock()
 
     def read(self, ids: Sequence[str], fields: Sequence[str]) -> dict[str, list[Raw]]:
@@ -81,15 +82,22 @@ class _Checked:
 
     def _check(self, ids: Sequence[str], fields: Sequence[str], values: Mapping[str, Sequence[Raw]]) -> None:
         there = [at for at in range(len(ids)) if all(values[field][at] for field in fields)][:_SAMPLE]
-        if not there:  # an empty store says nothing
+        # Where ours finds nothing, neither may Feast's.
+        sample = [ids[at] for at in there] or list(ids[:_SAMPLE])
+        self._n_empty += not there
+        if not sample or self._n_empty > _SAMPLE:  # a view without rows is not read twice for ever
             return
-        sample = [ids[at] for at in there]
         with self._lock:
             for _ in range(_TRIES):  # a writer may come between the two readers
-                if self._ours.read(sample, fields) == self._feast.read(sample, fields):
-                    self._is_checked = True
+                if _plain(self._ours.read(sample, fields)) == self._feast.read(sample, fields):
+                    self._is_checked = bool(there)
                     return
         raise StoreError(
             f"{self._name} reads differently through Feast's own reader, such as {sample[0]!r}: this version of Feast "
             "lays its online store out in another way, install one that llmfeat's extra `feast` allows"
         )
+
+
+def _plain(values: Mapping[str, Sequence[Raw]]) -> dict[str, list[Raw]]:
+    """Return values as Feast gives them, who does not tell a value of nothing from none."""
+    return {field: [raw or None for raw in raws] for field, raws in values.items()}

@@ -101,9 +101,8 @@ class RedisDialect:
         try:
             yield
         except errors.RedisError as error:
-            where = self._place.config.online_store.connection_string.partition(",")[
-                0
-            ]  # what follows may be a password
+            parts = self._place.config.online_store.connection_string.split(",")
+            where = ",".join(part for part in parts if "=" not in part)  # the others may be a password
             raise StoreError(
                 f"Redis at {where} said {type(error).__name__}: {error}: see whether it runs, and run again"
             ) from error

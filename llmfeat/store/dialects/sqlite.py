@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sqlite3
-import threading
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -22,7 +22,7 @@ _BUSY_S = 60.0  # how long a reader, or the writer, waits for another process
 
 
 class SqliteDialect:
-    """`Dialect` over the file of ``feast.infra.online_stores.sqlite``; each thread has a connection of its own.
+    """`Dialect` over the file of ``feast.infra.online_stores.sqlite``, with as many connections as read at once.
 
     The file is put into write-ahead logging, in which readers never wait for the writer. Feast's reader orders rows,
     and turns every time into a datetime; its writer makes a call for each cell.
@@ -33,9 +33,8 @@ class SqliteDialect:
         self._place = place
         self._path = Path(module.SqliteOnlineStore._get_db_path(place.config)).absolute()
         self._table = module._quote_id(module._table_id(place.config.project, place.view, False))
-        self._local = threading.local()
-        self._opened: list[sqlite3.Connection] = []
-        self._lock = threading.Lock()
+        # Not one for each thread: a server has threads by the thousand, one after another.
+        self._free: deque[sqlite3.Connection] = deque()
 
     def read(self, ids: Sequence[str], fields: Sequence[str]) -> dict[str, list[Raw]]:
         """Return the fields of `ids`; see `Dialect`."""
@@ -65,7 +64,6 @@ class SqliteDialect:
 
     def write(self, ids: Sequence[str], fields: Mapping[str, Sequence[bytes]], moment_us: int) -> None:
         """Write every field of `ids`, a transaction for each chunk; see `Dialect`."""
-        connection = self._connection()
         keys = key_bytes(self._place, ids)
         # In the order of the key, so that neighbours land on one page.
         order = sorted(range(len(keys)), key=keys.__getitem__)
@@ -78,43 +76,45 @@ class SqliteDialect:
         for begin in range(0, len(order), CHUNK_ROWS):
             chunk = order[begin : begin + CHUNK_ROWS]
             rows = [(keys[at], name, raws[at], stamp, stamp) for at in chunk for name, raws in fields.items()]
-            with self._said(), connection:
+            with self._said(), self._connection() as connection, connection:
                 connection.execute("BEGIN IMMEDIATE")
                 connection.executemany(statement, rows)
 
     def close(self) -> None:
-        """Close the connections of all threads."""
-        with self._lock:
-            for connection in self._opened:
-                connection.close()
-            self._opened.clear()
-            self._local = threading.local()
+        """Close the connections."""
+        while self._free:
+            self._free.pop().close()
 
     def _select(self, columns: str, keys: Sequence[bytes], fields: Sequence[str]) -> Iterator[Any]:
         statement = (
             f"SELECT {columns} FROM {self._table} WHERE entity_key IN ({', '.join('?' * len(keys))}) "
             f"AND feature_name IN ({', '.join('?' * len(fields))})"
         )
-        with self._said():
-            return iter(self._connection().execute(statement, [*keys, *fields]).fetchall())
+        with self._said(), self._connection() as connection:
+            return iter(connection.execute(statement, [*keys, *fields]).fetchall())
 
-    def _connection(self) -> sqlite3.Connection:
-        connection: sqlite3.Connection | None = getattr(self._local, "connection", None)
-        if connection is None:
-            if not self._path.is_file():
-                raise StoreConfigError(f"there is no {self._path}, where the online store was expected: {_APPLY}")
-            with self._said():
-                # Without Feast's converters; in autocommit, so that a transaction is where the code says so.
-                connection = sqlite3.connect(
-                    self._path, timeout=_BUSY_S, isolation_level=None, check_same_thread=False, cached_statements=32
-                )
-                connection.execute("PRAGMA journal_mode = WAL").fetchone()
-                # A commit survives the death of the process; after one of the machine the last ones may be gone, in
-                # their order, and the record that a run leaves at its end with them.
-                connection.execute("PRAGMA synchronous = NORMAL")
-            self._local.connection = connection
-            with self._lock:
-                self._opened.append(connection)
+    @contextlib.contextmanager
+    def _connection(self) -> Iterator[sqlite3.Connection]:
+        try:
+            connection = self._free.pop()
+        except IndexError:
+            connection = self._open()
+        try:
+            yield connection
+        finally:
+            self._free.append(connection)
+
+    def _open(self) -> sqlite3.Connection:
+        if not self._path.is_file():
+            raise StoreConfigError(f"there is no {self._path}, where the online store was expected: {_APPLY}")
+        # Without Feast's converters; in autocommit, so that a transaction is where the code says so.
+        connection = sqlite3.connect(
+            self._path, timeout=_BUSY_S, isolation_level=None, check_same_thread=False, cached_statements=32
+        )
+        connection.execute("PRAGMA journal_mode = WAL").fetchone()
+        # A commit survives the death of the process; after one of the machine the last ones may be gone, in their
+        # order, and the record that a run leaves at its end with them.
+        connection.execute("PRAGMA synchronous = NORMAL")
         return connection
 
     @contextlib.contextmanager
