@@ -5,9 +5,11 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 OUT ?= out/demo
+# What is built on a store runs on Redis too.
+REDIS_TESTS = $(shell grep -lE 'tests\.(stores|shop) import' tests/test_*.py)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format docs bench bench-check clean
+.PHONY: help demo test test-redis lint format docs bench bench-check clean
 
 help:  ## show this
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -19,6 +21,11 @@ demo: $(VENV)/.all  ## what LLM features add, on real data: MovieLens-100K, Ligh
 # order: sorted by their number of tests, the longest would come last, one alone.
 test: lint  ## lint, types, layers, then the tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
+
+test-redis: $(VENV)/.dev  ## the tests of the feature store, with a Redis server, which is installed where there is none
+	@command -v redis-server >/dev/null || { test $$(id -u) = 0 && command -v apt-get >/dev/null; } || { echo "redis-server is missing, and installing it takes apt and root: install it, or run this as root"; exit 1; }
+	command -v redis-server >/dev/null || { apt-get update && DEBIAN_FRONTEND=noninteractive apt-get install -y redis-server; }
+	LLMFEAT_REQUIRE_REDIS=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder $(REDIS_TESTS)
 
 lint: $(VENV)/.dev  ## what CI holds besides the tests
 	$(BIN)/ruff format --check .

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
@@ -22,6 +22,10 @@ from llmfeat.export.graft import graft_head
 from llmfeat.export.head import EmbeddingHead
 from tests.tiny_models import ENCODERS, SCORERS, save_tiny
 
+if TYPE_CHECKING:
+    from tests.shop import Shop
+
+pytest_plugins = ["tests.stores"]
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "heat", "alien", "casino", "speed", "drama", "war", "the", "1995"]
 DIM = 8
 MAX_TOKENS = 16
@@ -134,6 +138,27 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 def bert(models: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> ModelArtifact:
     """What the tiny BERT is exported to."""
     return export_model(models["bert"], tmp_path_factory.mktemp("bert") / "artifact")
+
+
+@pytest.fixture(scope="session")
+def shop(tmp_path_factory: pytest.TempPathFactory, artifact: ModelArtifact) -> Shop:
+    """A catalogue, a log and a trained ranker; tests change copies of their folders only."""
+    from tests.shop import make_shop  # loads LightGBM, which most tests do without
+
+    folder = tmp_path_factory.mktemp("shop")
+    with pytest.MonkeyPatch.context() as patch:  # what every test has, for what is made once for all of them
+        patch.setenv("LLMFEAT_CACHE_DIR", str(folder / "cache"))
+        patch.setenv("LLMFEAT_BACKEND", "onnxruntime-cpu")
+        return make_shop(folder, artifact)
+
+
+@pytest.fixture(scope="module", params=["sqlite", "redis"])
+def served(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, shop: Shop) -> Path:
+    """A repository of the shop on SQLite or Redis, applied and materialized; tests do not change it."""
+    from tests.shop import serve
+
+    where = request.getfixturevalue("redis_server") if request.param == "redis" else None
+    return serve(tmp_path_factory.mktemp("served"), shop, redis=where)
 
 
 @pytest.fixture

@@ -140,6 +140,25 @@ def test_a_quick_run_of_the_verdicts(tmp_path):
     assert figures["click_large_no"] == figures["next_item_large_no"] == 0
 
 
+def test_a_quick_run_of_the_store(tmp_path, redis_server, monkeypatch):
+    figures, rows = run("online", tmp_path / "out.json")
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    online = importlib.import_module("online")
+    assert set(figures) == set(online.FIGURES)
+    assert figures["reader_failures"] == figures["kill_rows_wrong"] == 0
+    assert figures["materialize_speedup"] > 1
+    parts = {row["part"] for row in rows}
+    assert parts == {"reads", "ranker", "materialize", "readers", "kills", "historical", "redis"}
+    (kills,) = (row for row in rows if row["part"] == "kills")
+    assert kills["n_kills"] == 1
+    # The worse of both stores.
+    stores = [row["online_p99_ms"] for row in rows if row["part"] == "ranker"]
+    assert len(stores) == 2
+    assert figures["online_p99_ms"] == max(stores)
+    speedups = [row["materialize_speedup"] for row in rows if row["part"] == "materialize"]
+    assert figures["materialize_speedup"] == min(speedups)
+
+
 @pytest.fixture
 def check(monkeypatch):
     monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))

@@ -1,4 +1,4 @@
-"""One grid over all transformers that look up rows (user, item, timestamp) in a log or a table."""
+"""One grid over all transformers that look up rows (user, item, timestamp) in a log, a table or a feature store."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from sklearn.utils.estimator_checks import check_estimator
 
 from llmfeat import (
     ActivityFeatures,
+    FeastFeatures,
     HistoryFeatures,
     InteractionLog,
     PastFittedFeatures,
@@ -28,11 +29,14 @@ from llmfeat import (
     SemanticIds,
     UserTextFeatures,
     VectorTable,
+    materialize,
 )
 from llmfeat.errors import MissingColumnError
 from llmfeat.evaluate.controls import CollabVectors
 from llmfeat.features import LearnedSimilarity, SimilarityLearner
+from llmfeat.store import init_repo, view_name
 from tests.conftest import random_log
+from tests.stores import FINGERPRINT, apply, put_vectors
 
 IDS = [str(item) for item in range(30)]
 TABLE = VectorTable.from_arrays(IDS, np.random.default_rng(0).standard_normal((30, 12)))
@@ -41,7 +45,17 @@ FRAME = random_log(1)
 LOG = InteractionLog.from_frame(FRAME, label="label")
 
 
-def make(kind, artifact=None):
+@pytest.fixture(scope="module")
+def repo(tmp_path_factory):
+    """What the feature store holds of most items."""
+    repo = init_repo(tmp_path_factory.mktemp("repo"))
+    put_vectors(repo / "data" / "item_vectors", {item: [float(item), 1.0] for item in IDS[2:]})
+    apply(repo)
+    materialize(repo)
+    return repo
+
+
+def make(kind, request):
     if kind == "activity":
         return ActivityFeatures(LOG)
     if kind == "history":
@@ -51,11 +65,13 @@ def make(kind, artifact=None):
         return PastFittedFeatures(LOG, learners, n_blocks=3)
     if kind == "semantic":
         return SemanticIdFeatures(SemanticIds(levels=(4, 3)).fit_table(TABLE).item_codes(TABLE))
+    if kind == "feast":
+        return FeastFeatures(str(request.getfixturevalue("repo")), [view_name(FINGERPRINT)], max_missing_share=1)
     items = pa.table({"item_id": IDS, "title": [WORDS[at % len(WORDS)] for at in range(30)]})
-    return UserTextFeatures(LOG, artifact, items, item_template="{title}")
+    return UserTextFeatures(LOG, request.getfixturevalue("artifact"), items, item_template="{title}")
 
 
-KINDS = ("activity", "history", "past", "semantic", "user_text")
+KINDS = ("activity", "feast", "history", "past", "semantic", "user_text")
 
 # The checks of scikit-learn that give a matrix of numbers, which these refuse; each property has a test below instead.
 NEEDS_COLUMNS = "X is a frame of rows with ids and times, looked up by the names of its columns"
@@ -102,8 +118,8 @@ def kind(request):
 
 
 @pytest.fixture
-def features(kind, artifact):
-    return make(kind, artifact)
+def features(kind, request):
+    return make(kind, request)
 
 
 @pytest.mark.filterwarnings(

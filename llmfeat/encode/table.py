@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
@@ -149,15 +150,30 @@ class VectorTable:
         return IdIndex(self.ids)
 
 
-def latest_rows(folder: Path, generation: Generation) -> pa.Table:
-    """Return the latest row of each id of a generation, in the parts' schema, deleted ones included."""
+def latest_rows(
+    folder: Path, generation: Generation, columns: Sequence[str] | None = None, *, most: int | None = None
+) -> pa.Table:
+    """Return the latest row of each id of a generation, deleted ones included.
+
+    Parameters
+    ----------
+    folder : Path
+        The table's.
+    generation : Generation
+        One of its generations.
+    columns : sequence of str, optional
+        Of the parts' schema; all by default, vectors among them.
+    most : int, optional
+        The first so many ids that are not deleted; all ids by default.
+    """
     index = TableIndex.read(folder, generation)
-    every = np.arange(len(index))
+    wanted = np.arange(len(index)) if most is None else index.live()[:most]
     tables = [
-        read_part(folder, generation.parts[number]).take(pa.array(index.row[positions]))
-        for number, positions in index.by_part(every)
+        read_part(folder, generation.parts[number], columns).take(pa.array(index.row[positions]))
+        for number, positions in index.by_part(wanted)
     ]
-    return pa.concat_tables(tables) if tables else PART_SCHEMA.empty_table()
+    schema = PART_SCHEMA if columns is None else pa.schema([PART_SCHEMA.field(name) for name in columns])
+    return pa.concat_tables([schema.empty_table(), *(table.select(schema.names) for table in tables)])
 
 
 def _from_lists(cells: pa.Array, *, what: str) -> Float32Array:

@@ -160,6 +160,8 @@ class FeastFeatures(TransformerMixin, BaseEstimator):
 
     def _block(self, opened: _Opened, columns: StoreColumns, keys: pa.StringArray, X: Any) -> Float32Array:
         view = opened.view(columns)
+        if not len(keys):  # of which Feast's own retrieval cannot tell the type
+            return np.empty((0, len(columns.names)), dtype=np.float32)
         if self.mode == "online":
             encoded = keys.dictionary_encode()
             distinct = columns.read(view, encoded.dictionary.to_pylist())

@@ -88,7 +88,7 @@ def history_of(raws: tuple[Raw, Raw, Raw], *, what: str) -> UserHistory:
         return UserHistory.empty()
     try:
         history = UserHistory(
-            json.loads(ids),
+            _list_of(ids),
             np.frombuffer(labels, dtype="<f4").astype(np.float32),
             np.frombuffer(times_us, dtype="<i8").astype(np.int64),
         )
@@ -102,3 +102,10 @@ def history_of(raws: tuple[Raw, Raw, Raw], *, what: str) -> UserHistory:
             "times, but one of each for an event was expected: something else writes to this view"
         )
     return history
+
+
+def _list_of(ids: bytes) -> list[str]:
+    items = json.loads(ids)
+    if not isinstance(items, list):
+        raise ValueError("a list was expected")
+    return items

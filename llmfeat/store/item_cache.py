@@ -8,6 +8,7 @@ import time
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -39,18 +40,25 @@ class FeastVersions:
     """Hashes of the items' texts, in the view of scalars that is materialized with the vectors of a `FeastVectors`."""
 
     def __init__(self, source: FeastVectors) -> None:
-        self._vectors = source.view
-        self._scalars = _scalars_of(source)
+        self.source = source
 
     def revision(self) -> object:
         """Return which runs have ended of the views that are read."""
-        views = [self._vectors, *([self._scalars] if self._scalars else [])]
+        views = [self.source.view, *([self._scalars] if self._scalars else [])]
         return [view.state() for view in views]
 
     def versions(self, ids: Sequence[str]) -> list[bytes]:
         """Return the first bytes of the hash of each text; of the vector where the repository has no scalars."""
-        view, field = (self._scalars, TEXT_HASH) if self._scalars else (self._vectors, "vector")
+        view, field = (self._scalars, TEXT_HASH) if self._scalars else (self.source.view, "vector")
         return [unpack_bytes(raw) for raw in view.read(ids, (field,))[field]]
+
+    @cached_property
+    def _scalars(self) -> OnlineView | None:
+        return _scalars_of(self.source)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave the connection out: it is opened again on use."""
+        return {"source": self.source}
 
 
 @dataclass(frozen=True)
@@ -298,8 +306,7 @@ def _read(source: VectorSource, ids: list[str]) -> Float32Array:
 
 
 def _remade(source: VectorSource, capacity: int, refresh_s: float, versions: Versions | None) -> ItemCache:
-    given = None if isinstance(versions, FeastVersions) else versions
-    return ItemCache(source, capacity=capacity, refresh_s=refresh_s, versions=given)
+    return ItemCache(source, capacity=capacity, refresh_s=refresh_s, versions=versions)
 
 
 def _scalars_of(source: FeastVectors) -> OnlineView | None:

@@ -20,6 +20,7 @@ from llmfeat.store.views import VECTOR, view_name
 __all__ = ["OfflineProbe", "probe_offline"]
 
 _N_ITEMS, _N_REPEATS = 5, 4
+_LOOKED_AT = 1000  # items, among which some have a text
 
 
 @dataclass(frozen=True)
@@ -78,10 +79,12 @@ def probe_offline(repo: str | Path, *, fingerprint: str | None = None) -> Offlin
     name = view_name(generation.fingerprint)
     if name not in {view.name for view in store.list_feature_views()}:
         raise StoreConfigError(f"{repo} has no view {name!r}: run `feast apply`, then probe")
-    rows = latest_rows(folder, generation)
+    rows = latest_rows(folder, generation, ["item_id", VECTOR, "valid_from"], most=_LOOKED_AT)
     rows = rows.filter(rows.column(VECTOR).is_valid()).slice(0, _N_ITEMS)
     if not len(rows):
-        raise StoreConfigError(f"no item of {folder} has a vector, but one is needed: encode some texts, then probe")
+        raise StoreConfigError(
+            f"none of the first items of {folder} has a vector, but one is needed: encode some texts, then probe"
+        )
     expected = dict(zip(rows.column("item_id").to_pylist(), rows.column(VECTOR).to_pylist(), strict=True))
     ids = list(expected)
     # Later than all of them; whole seconds, which every store keeps.

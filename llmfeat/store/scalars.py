@@ -56,7 +56,7 @@ def scalar_rows(
     ``popularity`` is how many events the log holds of the item. Where there is a log, rows are valid from a microsecond
     after its last event: a join in the past sees the popularity of then, as far as it was kept.
     """
-    rows = latest_rows(folder, generation)
+    rows = latest_rows(folder, generation, ["item_id", "n_tokens", "text_sha256", "deleted", "valid_from"])
     rows = rows.filter(pc.invert(rows.column("deleted")))
     ids = rows.column("item_id").combine_chunks()
     hashes = rows.column("text_sha256")

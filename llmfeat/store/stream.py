@@ -184,9 +184,11 @@ class EventPusher:
         What a log still holds comes back with the next run that finds it changed.
         """
         ids = id_array(user_ids, what="the users").to_pylist()
-        for view in (self._source.events, self._source.histories):
-            held = view.dialect.held(ids, FIELDS)
-            write_events(view, ids, [UserHistory.empty()] * len(ids), held)
+        for user in ids:
+            # Under the user's lock: an event that is just being added would bring back those that it was added to.
+            with self._locks[hash(user) % _STRIPES]:
+                for view in (self._source.events, self._source.histories):
+                    write_events(view, [user], [UserHistory.empty()], view.dialect.held([user], FIELDS))
 
     def _add(self, user: str, events: Sequence[tuple[str, int, float]]) -> None:
         view = self._source.events

@@ -219,7 +219,7 @@ class OnlineRanker:
             When the store fails, unless it is to be done without.
         """
         clock = Deadline(None if deadline_ms is None else deadline_ms / 1e3, self._pool)
-        user, *ids = id_array([user_id, *item_ids], what="the ids of the request").to_pylist()
+        user, *ids = _texts([user_id, *item_ids])
         if not ids:
             raise InputError("the request has 0 candidates, but at least 1 was expected: answer it without the ranker")
         now_us = round(time.time() * 1e6) if now is None else int(to_us([now], what="the moment of the request")[0])
@@ -400,3 +400,11 @@ class OnlineRanker:
             if self._executor is None:
                 self._executor = ThreadPoolExecutor(_POOL_THREADS, thread_name_prefix="llmfeat-request")
             return self._executor
+
+
+def _texts(ids: list[Any]) -> list[str]:
+    """Return ids as texts; those that are texts already, as most are, cost next to nothing."""
+    if all(type(key) is str for key in ids):
+        return ids
+    texts: list[str] = id_array(ids, what="the ids of the request").to_pylist()
+    return texts

@@ -235,7 +235,8 @@ def _changed_since(
     written: dict[str, int] = {}
     for fingerprint in bundle.vectors:
         if fingerprint in Manifest.read(folder).generations:
-            latest = latest_rows(folder, Manifest.read(folder).generation(fingerprint, where=folder))
+            generation = Manifest.read(folder).generation(fingerprint, where=folder)
+            latest = latest_rows(folder, generation, ["item_id", "written_at"])
             times = latest.column("written_at").cast(pa.int64()).to_pylist()
             for key, time_us in zip(latest.column("item_id").to_pylist(), times, strict=True):
                 written[key] = max(time_us, written.get(key, 0))

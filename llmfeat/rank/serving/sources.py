@@ -82,6 +82,7 @@ class CandidateVectors:
                 self.caches[fingerprint] = kept
                 continue
             versions = FeastVersions(kept.source) if isinstance(kept.source, FeastVectors) else None
+            # Of the source, not of what is kept of it: that may be older than what `versions` says.
             reduced = ReducedVectors(kept, part.reducer)
             if reduced.fingerprint != fingerprint:
                 raise TableFingerprintError(

@@ -85,7 +85,7 @@ class _Checked:
         # Where ours finds nothing, neither may Feast's.
         sample = [ids[at] for at in there] or list(ids[:_SAMPLE])
         self._n_empty += not there
-        if not sample or self._n_empty > _SAMPLE:  # a view without rows is not read twice for ever
+        if not sample or (not there and self._n_empty > _SAMPLE):  # a view without rows is not read twice for ever
             return
         with self._lock:
             for _ in range(_TRIES):  # a writer may come between the two readers
