@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from tests.shop import Shop
 
 pytest_plugins = ["tests.stores"]
+pytest.register_assert_rewrite("tests.shop")
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "heat", "alien", "casino", "speed", "drama", "war", "the", "1995"]
 DIM = 8
 MAX_TOKENS = 16

@@ -164,7 +164,7 @@ class TestTheScoresOfThePipeline:
         assert len(set(ranking.scores.tolist())) > 1
 
     def test_sixteen_threads_say_what_one_says(self, ranker, shop):
-        requests = [(f"u{number % 15}", *shop.candidates(number)) for number in range(96)]
+        requests = [(f"u{number % 15}", *shop.candidates(number)) for number in range(48)]
         alone = [ask(ranker, shop, *request) for request in requests]
         for options in ({}, {"deadline_ms": 60_000}):
             with ThreadPoolExecutor(16) as pool:

@@ -7,7 +7,7 @@ import json
 import math
 import shutil
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -174,9 +174,14 @@ def hold_generation(table: str | Path, fingerprint: str, *, by: str) -> None:
     atomic_write(path, (json.dumps(names) + "\n").encode())
 
 
-def release_generation(table: str | Path, *, by: str) -> None:
-    """Let go of what a name holds, if it holds any."""
-    (Path(table) / _HOLDS / f"{by}.json").unlink(missing_ok=True)
+def release_generation(table: str | Path, *, by: str, but: Iterable[str] = ()) -> None:
+    """Let go of what a name holds, if it holds any, but for some of it."""
+    path = Path(table) / _HOLDS / f"{by}.json"
+    kept = sorted(set(but) & set(json.loads(path.read_text(encoding="utf-8")))) if path.is_file() else []
+    if kept:
+        atomic_write(path, (json.dumps(kept) + "\n").encode())
+    else:
+        path.unlink(missing_ok=True)
 
 
 def held_generations(folder: Path) -> dict[str, tuple[str, ...]]:

@@ -226,7 +226,7 @@ class OnlineRanker:
         found = Gathered(user, ids, now_us, UserHistory.empty(), self._base(base, len(ids)), self.log)
         degraded: set[str] = set()
         n_encoded = self._gather(found, texts or {}, clock, degraded)
-        n_missing = self._n_missing(found)
+        n_missing = self._n_missing(found, tolerates="vectors" in degraded)
         if deadline_ms is not None and clock.left_s() <= 0:
             return self._given_up(found, degraded, n_missing, n_encoded, clock)
         began = time.perf_counter()
@@ -357,10 +357,10 @@ class OnlineRanker:
                 ) from error
         return columns
 
-    def _n_missing(self, found: Gathered) -> int:
+    def _n_missing(self, found: Gathered, *, tolerates: bool) -> int:
         counts = [int(np.count_nonzero(np.isnan(one[:, 0]))) for one in found.candidates.values()]
         n_missing, n_rows = max(counts, default=0), len(found.item_ids)
-        if n_missing > self.max_missing_share * n_rows:
+        if n_missing > self.max_missing_share * n_rows and not tolerates:  # what is late may well be there
             raise StoreMissingError(
                 f"{n_missing} of {n_rows} candidates have no vector, at most {self.max_missing_share:.0%} were "
                 "expected: see `llmfeat store status`, or raise max_missing_share"

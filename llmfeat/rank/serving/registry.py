@@ -48,6 +48,7 @@ def register_ranker(bundle: RankerBundle, repo: str | Path) -> Path:
     }
     for fingerprint in bundle.vectors:
         hold_generation(tables.sources.items, fingerprint, by=_holder(bundle.name))
+    release_generation(tables.sources.items, by=_holder(bundle.name), but=bundle.vectors)  # what its last one read
     path = tables.sources.repo / RANKERS_FOLDER / f"{bundle.name}.json"
     atomic_write(path, (json.dumps(body, indent=2, sort_keys=True) + "\n").encode())
     return path

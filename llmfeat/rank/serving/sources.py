@@ -83,7 +83,7 @@ class CandidateVectors:
                 continue
             versions = FeastVersions(kept.source) if isinstance(kept.source, FeastVectors) else None
             # Of the source, not of what is kept of it: that may be older than what `versions` says.
-            reduced = ReducedVectors(kept, part.reducer)
+            reduced = ReducedVectors(kept.source, part.reducer)
             if reduced.fingerprint != fingerprint:
                 raise TableFingerprintError(
                     f"the reducer of {part.name!r} gives {reduced.fingerprint[:12]}, but the ranker was trained on "
