@@ -22,7 +22,7 @@ from llmfeat.errors import DownloadError, EmptyInputError, MissingColumnError
 from tests.conftest import write_artifact
 from tests.tiny_models import save_tiny
 
-COMMANDS = ("cache", "certify", "demo", "doctor", "encode", "export", "inspect", "lift")
+COMMANDS = ("cache", "certify", "demo", "doctor", "encode", "export", "inspect", "lift", "materialize", "store")
 
 
 def test_help_lists_the_commands():

@@ -345,6 +345,18 @@ class TestOverFeast:
         assert cache.refresh() == 1
         assert cache.lookup(["i0", "i1"])[:, 1].tolist() == [0, 5]
 
+    def test_vectors_that_were_written_alone_are_seen(self, repo):
+        cache = ItemCache(FeastVectors(repo, fingerprint=FINGERPRINT))
+        cache.lookup(["i0", "i1"])
+        cache.refresh()
+        self.put(repo, {"i1": [1, 5, 0, 0]})
+        materialize(repo, only=["items"])  # the hashes of texts are as before
+        cache.refresh()
+        assert cache.lookup(["i0", "i1"])[:, 1].tolist() == [0, 5]
+        materialize(repo)
+        cache.refresh()
+        assert cache.lookup(["i0", "i1"])[:, 1].tolist() == [0, 5]
+
     def test_pickled_it_is_empty_and_opens_what_it_needs(self, repo):
         cache = ItemCache(FeastVectors(repo, fingerprint=FINGERPRINT), capacity=5, refresh_s=3)
         vectors = cache.lookup(["i3", "i1"])

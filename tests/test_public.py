@@ -13,13 +13,18 @@ from llmfeat import errors
 def test_public_names_are_these_and_load():
     assert llmfeat.__all__ == [
         "ActivityFeatures",
+        "EventPusher",
+        "FeastFeatures",
+        "FeastHistories",
         "FeastVectors",
         "HistoryFeatures",
         "InteractionLog",
         "ItemTemplate",
         "LearnedSimilarity",
         "ModelArtifact",
+        "OnlineRanker",
         "PastFittedFeatures",
+        "RankerBundle",
         "RankingPipeline",
         "SemanticIdFeatures",
         "SemanticIds",
@@ -31,6 +36,7 @@ def test_public_names_are_these_and_load():
         "encode_table",
         "export_model",
         "group_sizes",
+        "materialize",
     ]
     for name in llmfeat.__all__:
         assert getattr(llmfeat, name) is not None
@@ -71,3 +77,4 @@ def test_errors_can_be_caught_as_builtins():
     assert issubclass(errors.MissingDependencyError, ImportError)
     assert issubclass(errors.DownloadError, OSError)
     assert issubclass(errors.StoreError, RuntimeError)
+    assert issubclass(errors.BundleError, ValueError)

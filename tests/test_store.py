@@ -79,7 +79,8 @@ class TestRepositories:
     def test_redis_and_the_project_are_put_in(self, tmp_path):
         config = open_store(init_repo(tmp_path, redis="localhost:6379,db=3", project="films")).config
         assert (config.project, config.online_store.type) == ("films", "redis")
-        assert config.online_store.connection_string == "localhost:6379,db=3"
+        # A server that is silent holds nobody for ever.
+        assert config.online_store.connection_string == "localhost:6379,db=3,socket_timeout=5,socket_connect_timeout=2"
 
     @pytest.mark.parametrize("given", [{"redis": "localhost"}, {"redis": "a:1\nb: 2"}, {"project": "two words"}])
     def test_what_would_break_the_file_is_refused(self, tmp_path, given):

@@ -95,7 +95,7 @@ def status(repo: Path, as_json: bool) -> None:
         click.echo(json.dumps({**body, "repo": str(found.repo)}))
     else:
         _print_status(found)
-    if any(view.problem or view.n_behind or not view.is_applied for view in found.views):
+    if any(view.needs_attention for view in found.views):
         sys.exit(1)
 
 
@@ -105,6 +105,8 @@ def _print_status(found: RepoStatus) -> None:
     for view in found.views:
         if view.problem:
             said = view.problem
+        elif not view.is_kept:
+            said = "not current, and served by nobody: kept as it is"
         elif not view.is_applied:
             said = "not applied: llmfeat store apply"
         elif view.finished_us is None:

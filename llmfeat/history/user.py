@@ -119,10 +119,11 @@ class UserHistory:
             ids, np.insert(self.labels, at, np.float32(label)), np.insert(self.times_us, at, np.int64(time_us))
         )
 
-    def followed_by(self, newer: UserHistory) -> UserHistory:
+    def followed_by(self, newer: UserHistory, *, relabels: bool = False) -> UserHistory:
         """Return this history and what of `newer` it does not hold: later events, and others of its last moment.
 
-        An event that both hold counts once, with the label of `newer` where this one has none.
+        An event that both hold counts once, with the label of `newer` where this one has none; with `relabels`,
+        wherever `newer` has one.
         """
         if not len(newer) or not len(self):
             return self if not len(newer) else newer
@@ -135,7 +136,7 @@ class UserHistory:
                 continue
             position = self._position(newer.item_ids[at], time_us)
             if position is not None:
-                if np.isnan(self.labels[position]) and not np.isnan(newer.labels[at]):
+                if (relabels or np.isnan(self.labels[position])) and not np.isnan(newer.labels[at]):
                     labels = self.labels.copy() if labels is None else labels
                     labels[position] = newer.labels[at]
             elif time_us == last_us:

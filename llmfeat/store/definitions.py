@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -20,7 +21,7 @@ from llmfeat.store.views import Feast, events_view, snapshot_view, vector_views,
 if TYPE_CHECKING:
     from llmfeat.features.semantic import SemanticIds
 
-__all__ = ["RANKERS_FOLDER", "RepoTables", "repo_objects"]
+__all__ = ["RANKERS_FOLDER", "RepoTables", "repo_objects", "views_of"]
 
 RANKERS_FOLDER = "rankers"
 
@@ -121,10 +122,16 @@ def repo_objects(repo: str | Path) -> list[Any]:
     return [*entities, *views, *_services(feast, tables, {view.name: view for view in views})]
 
 
+def views_of(ranker: Mapping[str, Any]) -> list[str]:
+    """Return the names of the views that a registered ranker reads of items, each once."""
+    named = [view_name(fingerprint) for fingerprint in ranker["vectors"]]
+    return list(dict.fromkeys([*named, *ranker.get("views", ())]))
+
+
 def _services(feast: Feast, tables: RepoTables, views: dict[str, Any]) -> list[Any]:
     services = []
     for ranker, body in tables.rankers().items():
-        wanted = [view_name(fingerprint) for fingerprint in body["vectors"]]
+        wanted = views_of(body)
         missing = [name for name in wanted if name not in views]
         if missing:
             raise StoreConfigError(

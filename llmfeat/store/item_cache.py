@@ -18,6 +18,7 @@ from llmfeat.errors import InputError, LLMFeatError, LLMFeatWarning
 from llmfeat.store.online import FeastVectors, OnlineView, open_view
 from llmfeat.store.scalars import TEXT_HASH
 from llmfeat.store.values import unpack_bytes
+from llmfeat.store.views import VECTOR
 from llmfeat.types import Float32Array, Int64Array, VectorSource
 
 __all__ = ["CacheInfo", "FeastVersions", "ItemCache", "Versions"]
@@ -37,28 +38,44 @@ class Versions(Protocol):
 
 
 class FeastVersions:
-    """Hashes of the items' texts, in the view of scalars that is materialized with the vectors of a `FeastVectors`."""
+    """Hashes of the items' texts, in the view of scalars that is materialized after the vectors of a `FeastVectors`.
+
+    A hash in the store is of a vector that is there already. Where vectors alone were written since, hashes say nothing
+    of them, and every item has another version. Without scalars the vector itself is the version.
+    """
 
     def __init__(self, source: FeastVectors) -> None:
         self.source = source
+        self._seen: tuple[object, object] | None = None
+        self._n_vectors_alone = 0
 
     def revision(self) -> object:
         """Return which runs have ended of the views that are read."""
-        views = [self.source.view, *([self._scalars] if self._scalars else [])]
-        return [view.state() for view in views]
+        vectors = self.source.view.state()
+        if self._scalars is None:
+            return vectors
+        now = vectors, self._scalars.state()
+        if self._seen is not None and now[0] != self._seen[0] and now[1] == self._seen[1]:
+            self._n_vectors_alone += 1
+        self._seen = now
+        return now
 
     def versions(self, ids: Sequence[str]) -> list[bytes]:
-        """Return the first bytes of the hash of each text; of the vector where the repository has no scalars."""
-        view, field = (self._scalars, TEXT_HASH) if self._scalars else (self.source.view, "vector")
-        return [unpack_bytes(raw) for raw in view.read(ids, (field,))[field]]
+        """Return what tells each text from the next."""
+        if self._scalars is None:
+            return [unpack_bytes(raw) for raw in self.source.view.read(ids, (VECTOR,))[VECTOR]]
+        if self._seen is None:
+            self.revision()
+        alone = str(self._n_vectors_alone).encode()
+        return [alone + unpack_bytes(raw) for raw in self._scalars.read(ids, (TEXT_HASH,))[TEXT_HASH]]
 
     @cached_property
     def _scalars(self) -> OnlineView | None:
         return _scalars_of(self.source)
 
-    def __getstate__(self) -> dict[str, Any]:
+    def __reduce__(self) -> Any:
         """Leave the connection out: it is opened again on use."""
-        return {"source": self.source}
+        return FeastVersions, (self.source,)
 
 
 @dataclass(frozen=True)
@@ -182,6 +199,7 @@ class ItemCache:
 
     def fetch(self, ids: Sequence[str]) -> Float32Array:
         """Read vectors from the source, keep them, and return them."""
+        self._allocated()
         distinct = {key: at for at, key in enumerate(dict.fromkeys(ids))}
         wanted = list(distinct)
         epoch, versions = self._epoch, self._asked()
@@ -242,9 +260,11 @@ class ItemCache:
 
     def _allocated(self) -> Float32Array:
         if self._matrix is None:
-            # Pages are taken when they are written.
-            self._matrix = np.empty((self.capacity, self.dim), dtype=np.float32)
-            self._due_at = time.monotonic() + self.refresh_s
+            shape = self.capacity, self.dim  # outside the lock: to ask the source may take seconds
+            with self._lock:
+                if self._matrix is None:
+                    self._matrix = np.empty(shape, dtype=np.float32)  # pages are taken when they are written
+                    self._due_at = time.monotonic() + self.refresh_s
         return self._matrix
 
     def _asked(self) -> Versions | None:
@@ -254,6 +274,8 @@ class ItemCache:
 
     def _refresh_beside(self) -> None:
         self._due_at = time.monotonic() + self.refresh_s
+        if self._refreshing.locked():  # the store takes longer to answer than until the next question
+            return
         if self._given is not None or isinstance(self.source, FeastVectors):
             threading.Thread(target=self._refresh_or_say, name="llmfeat-item-cache", daemon=True).start()
 
@@ -269,7 +291,8 @@ class ItemCache:
             )
 
     def _keep(self, ids: Sequence[str], marks: Sequence[bytes], vectors: Float32Array) -> None:
-        matrix = self._allocated()
+        matrix = self._matrix
+        assert matrix is not None, "vectors were asked for"
         for at, key in enumerate(ids[: self.capacity]):
             slot = self._slots.get(key)
             if slot is None:
@@ -296,7 +319,7 @@ class ItemCache:
         self._free.append(slot)
 
     def _is_missing(self, slot: int) -> bool:
-        return bool(np.isnan(self._allocated()[slot, 0]))
+        return self._matrix is not None and bool(np.isnan(self._matrix[slot, 0]))
 
 
 def _read(source: VectorSource, ids: list[str]) -> Float32Array:

@@ -15,12 +15,12 @@ import pyarrow as pa
 
 from llmfeat._base.files import claimed
 from llmfeat.encode.manifest import Generation, Manifest
-from llmfeat.errors import InputError, StoreWriteError, TableFingerprintError
+from llmfeat.errors import InputError, StoreConfigError, StoreWriteError, TableFingerprintError
 from llmfeat.store.definitions import RepoTables
 from llmfeat.store.histories import FIELDS, USER_KEY, history_rows
 from llmfeat.store.online import open_view
 from llmfeat.store.repo import open_store
-from llmfeat.store.scalars import ITEM_KEY, TEXT_HASH, scalar_rows
+from llmfeat.store.scalars import COUNTED, ITEM_KEY, TEXT_HASH, scalar_rows
 from llmfeat.store.snapshots import SnapshotTable
 from llmfeat.store.stream import drop_pushed
 from llmfeat.store.values import pack_bytes, pack_numbers
@@ -111,9 +111,10 @@ def materialize(
     repo : str or Path
         The repository: ``llmfeat.toml`` names its table and its log.
     only : sequence of str, default=("items", "scalars", "histories", "users")
-        Which of these to look at.
+        Which of these to look at; scalars bring the items along.
     fingerprints : sequence of str, optional
-        The generations of the vector table; by default the current one and those that a registered ranker serves.
+        The generations of the vector table, or their first digits; by default the current one and those that a
+        registered ranker serves.
     full : bool, default=False
         Whether to write every row, whatever the records say: after a server lost some, say.
     progress : bool, default=False
@@ -131,6 +132,9 @@ def materialize(
         raise InputError(f"only={list(only)!r}, but some of {list(WHAT)} were expected")
     started = time.perf_counter()
     tables, store = RepoTables.of(repo), open_store(repo)
+    _require_lasting(store, repo)
+    if "users" in only and set(only) != set(WHAT) and tables.sources.users is None:
+        raise StoreConfigError(f"{repo} names no vectors of users: set users.table in llmfeat.toml")
     summaries: list[ViewSummary] = []
     with _alone(tables.sources.repo):
 
@@ -139,12 +143,12 @@ def materialize(
             summaries.append(write_view(view, rows, full=full, progress=progress, **options))
 
         for generation in wanted_generations(tables, fingerprints):
-            if "items" in only:
+            if "items" in only or "scalars" in only:  # a hash of a text says that the text's vector is there
                 write(generation.fingerprint, "item_vectors", vector_rows(tables.sources.items, generation))
             if "scalars" in only:
                 scalars = tables.scalars(generation)
                 rows = scalar_rows(tables.sources.items, generation, book=tables.book, log=tables.log)
-                scalars, _ = scalars.update(rows, delete=True)
+                scalars, _ = scalars.update(rows, delete=True, counted=COUNTED if tables.log is not None else ())
                 write(scalars.fingerprint, "item_scalars", scalar_table_rows(scalars))
         if "histories" in only and tables.log is not None:
             histories = tables.histories()
@@ -185,7 +189,9 @@ def write_online(
     started = time.perf_counter()
     folder = Path(table)
     generation = Manifest.read(folder).generation(fingerprint, where=folder)
-    view = open_view(open_store(repo), generation.fingerprint, "item_vectors", where=repo)
+    store = open_store(repo)
+    _require_lasting(store, repo)
+    view = open_view(store, generation.fingerprint, "item_vectors", where=repo)
     with _alone(Path(repo)):
         done = write_view(view, vector_rows(folder, generation), progress=progress)
     return OnlineSummary(done.written, done.cleared, done.unchanged, time.perf_counter() - started)
@@ -235,13 +241,25 @@ def wanted_generations(tables: RepoTables, fingerprints: Sequence[str] | None) -
     if fingerprints is None:
         served = [name for name in tables.served() if name in manifest.generations]
         fingerprints = list(dict.fromkeys([manifest.generation(where=folder).fingerprint, *served]))
-    unknown = [name[:12] for name in fingerprints if name not in manifest.generations]
+    every = list(manifest.generations)
+    found = {name: [one for one in every if one.startswith(name)] for name in fingerprints}
+    unknown = [name[:12] for name, ones in found.items() if len(ones) != 1]
     if unknown:
         raise TableFingerprintError(
             f"{folder} holds the generations {[name[:12] for name in manifest.generations]}, but {unknown} were "
             "asked for: encode with those models, or name others"
         )
-    return [manifest.generations[name] for name in fingerprints]
+    return [manifest.generations[ones[0]] for ones in found.values()]
+
+
+def _require_lasting(store: Any, repo: str | Path) -> None:
+    """Raise where rows would expire: what does not change is not written again."""
+    ttl_s = getattr(store.config.online_store, "key_ttl_seconds", None)
+    if ttl_s:
+        raise StoreConfigError(
+            f"{repo} has key_ttl_seconds: {ttl_s} under online_store, but rows that do not change are not written "
+            "again, and would be gone by then: remove it"
+        )
 
 
 @contextlib.contextmanager

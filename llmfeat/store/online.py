@@ -45,11 +45,15 @@ class OnlineView:
 
     def read(self, ids: Sequence[str], fields: Sequence[str] | None = None) -> dict[str, list[Raw]]:
         """Return fields of `ids` as the store holds them, all fields by default; None where it holds nothing."""
-        return self.dialect.read(ids, self.fields if fields is None else fields)
+        values = self.dialect.read(ids, self.fields if fields is None else fields)
+        if STATE_ID in ids:  # whoever asks for it by chance finds nothing
+            for cells in values.values():
+                cells[:] = [None if key == STATE_ID else cell for key, cell in zip(ids, cells, strict=True)]
+        return values
 
     def state(self) -> ViewState | None:
         """Return the record of what was written, None where there is none."""
-        data = unpack_bytes(self.read([STATE_ID], [self._state_field])[self._state_field][0])
+        data = unpack_bytes(self.dialect.read([STATE_ID], [self._state_field])[self._state_field][0])
         return ViewState.of_bytes(data, what=self.name) if data else None
 
     def put_state(self, state: ViewState, *, moment_us: int) -> None:

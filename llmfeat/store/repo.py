@@ -6,18 +6,20 @@ import importlib.resources
 import logging
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
 from llmfeat._base.files import atomic_write
 from llmfeat._base.optional import import_optional
-from llmfeat.errors import InputError, StoreConfigError, StoreError
+from llmfeat.errors import InputError, LLMFeatWarning, StoreConfigError, StoreError
 from llmfeat.store.config import CONFIG_FILE, RepoSources
 
 __all__ = ["TEMPLATE_FILES", "apply_repo", "init_repo", "open_store"]
 
 TEMPLATE_FILES = ("feature_store.yaml", "definitions.py", CONFIG_FILE)
 _SQLITE = "online_store:\n  type: sqlite\n  path: data/online_store.db\n"
+_TIMEOUTS = {"socket_timeout": 5, "socket_connect_timeout": 2}
 _REDIS = "online_store:\n  type: redis\n  connection_string: {where}\n"
 
 
@@ -44,6 +46,11 @@ def init_repo(
         Feast's name of the project, part of every key in the online store; ``llmfeat`` by default.
     table, log, max_events, semantic_ids, users : optional
         What the views are made of, see `RepoSources`: what ``llmfeat.toml`` says in their place.
+
+    Raises
+    ------
+    InputError
+        When a file that is there already says otherwise than what is passed.
     """
     folder = Path(path).absolute()
     given = {"items": table, "log": log, "semantic_ids": semantic_ids, "users": users}
@@ -62,6 +69,16 @@ def init_repo(
         contents["feature_store.yaml"] = _replaced(
             contents["feature_store.yaml"], "project: llmfeat\n", f"project: {project}\n"
         )
+    asked = {
+        "feature_store.yaml": [
+            name for name, value in {"redis": redis, "project": project}.items() if value is not None
+        ],
+        CONFIG_FILE: [*changes, *(["max_events"] if max_events is not None else [])],
+    }
+    for name, options in asked.items():
+        there = folder / name
+        if options and there.exists() and there.read_text(encoding="utf-8") != contents[name]:
+            raise InputError(f"{there} is there already, and {options} came: edit it, or remove it first")
     for name, content in contents.items():
         if not (folder / name).exists():
             atomic_write(folder / name, content.encode())
@@ -72,7 +89,9 @@ def init_repo(
 def _address(redis: str) -> str:
     if "\n" in redis or ":" not in redis.partition(",")[0]:
         raise InputError(f"redis={redis.partition(',')[0]!r}, but a server was expected, such as 'localhost:6379'")
-    return redis
+    given = {part.partition("=")[0] for part in redis.split(",") if "=" in part}
+    # A server that is silent would hold the thread that asks for ever; the client's own default is to wait.
+    return ",".join([redis, *(f"{name}={value}" for name, value in _TIMEOUTS.items() if name not in given)])
 
 
 def _replaced(text: str, old: str, new: str) -> str:
@@ -127,6 +146,14 @@ def _check_config(config: Any, where: Path) -> None:
         raise StoreConfigError(
             f"{where} lacks `serve_features_while_materializing: true` under `registry` (at top level Feast ignores "
             "it), so that reads fail while vectors are written: add it there"
+        )
+    online = config.online_store
+    if type(online).__name__ == "RedisOnlineStoreConfig" and "socket_timeout" not in online.connection_string:
+        warnings.warn(
+            f"{where} has no socket_timeout in its connection_string: a server that is silent holds every thread that "
+            "asks for ever, add ',socket_timeout=5,socket_connect_timeout=2'",
+            LLMFeatWarning,
+            stacklevel=4,
         )
     if not config.materialization_config.online_write_batch_size:
         raise StoreConfigError(

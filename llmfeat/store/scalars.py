@@ -20,10 +20,12 @@ from llmfeat.store.snapshots import SnapshotTable
 if TYPE_CHECKING:
     from llmfeat.features.semantic import SemanticIds
 
-__all__ = ["ITEM_KEY", "TEXT_HASH", "scalar_rows", "scalars_table"]
+__all__ = ["COUNTED", "ITEM_KEY", "TEXT_HASH", "scalar_rows", "scalars_table"]
 
 ITEM_KEY = "item_id"
 TEXT_HASH = "text_hash"
+COUNTED = ("popularity",)
+"""What is counted of a log as it is when a run begins."""
 _LAYOUT = 1
 _HASH_BYTES = 8
 
@@ -51,10 +53,10 @@ def scalars_table(
 def scalar_rows(
     folder: Path, generation: Generation, *, book: SemanticIds | None, log: InteractionLog | None
 ) -> pa.Table:
-    """Return a row for each item of a generation that is not deleted.
+    """Return a row for each item of a generation that is not deleted, valid from when its text was known.
 
-    ``popularity`` is how many events the log holds of the item. Where there is a log, rows are valid from a microsecond
-    after its last event: a join in the past sees the popularity of then, as far as it was kept.
+    ``popularity`` is how many events the log holds of the item. Nobody could know it before it was counted,
+    whatever the events' times are: see `SnapshotTable.update`, which is told of `COUNTED`.
     """
     rows = latest_rows(folder, generation, ["item_id", "n_tokens", "text_sha256", "deleted", "valid_from"])
     rows = rows.filter(pc.invert(rows.column("deleted")))
@@ -66,16 +68,13 @@ def scalar_rows(
         "n_tokens": pc.fill_null(rows.column("n_tokens"), 0).cast(pa.int64()),
         TEXT_HASH: pc.binary_slice(hashes.cast(pa.binary()), 0, _HASH_BYTES),
     }
-    moments = rows.column("valid_from")
     if log is not None:
         counts = np.bincount(log.item_codes, minlength=len(log.item_ids))
         codes = log.item_code(ids)
         columns["popularity"] = pa.array(np.where(codes >= 0, counts[codes], 0).astype(np.int64))
-        known_us = moments.cast(pa.int64()).to_numpy()
-        moments = pa.array(np.maximum(known_us, int(log.times_us.max()) + 1), pa.timestamp("us", "UTC"))
     if book is not None:
         table = VectorTable.open(folder, fingerprint=generation.fingerprint)
         levels = book.item_codes(table).lookup(ids).astype(np.int64)
         for level in range(levels.shape[1]):
             columns[f"semantic_level{level + 1}"] = pa.array(levels[:, level])
-    return pa.table({**columns, "valid_from": moments})
+    return pa.table({**columns, "valid_from": rows.column("valid_from")})

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -24,7 +24,7 @@ from llmfeat.encode.index import hash_array
 from llmfeat.encode.manifest import Part
 from llmfeat.encode.parts import part_folder, read_part, write_part
 from llmfeat.errors import TableCorruptError, TableNotFoundError
-from llmfeat.types import Int64Array
+from llmfeat.types import BoolArray, Int64Array
 
 __all__ = ["ROW_COLUMNS", "SnapshotTable", "latest_of", "row_hashes"]
 
@@ -100,7 +100,7 @@ class SnapshotTable:
         if not self.opened().parts:
             self._append(self.schema.empty_table())
 
-    def update(self, rows: pa.Table, *, delete: bool) -> tuple[Self, dict[str, int]]:
+    def update(self, rows: pa.Table, *, delete: bool, counted: Sequence[str] = ()) -> tuple[Self, dict[str, int]]:
         """Append the rows that differ from what is there, and return the table as it is then, with counts.
 
         Parameters
@@ -109,6 +109,9 @@ class SnapshotTable:
             The key, the fields and ``valid_from``; one row an id.
         delete : bool
             Whether ids that are there and not among `rows` are deleted.
+        counted : sequence of str, optional
+            Fields that nobody knew before now. Rows of these are valid from now on; an id that is new has a row before
+            it, from its own ``valid_from`` on, in which they are null.
         """
         held = self.opened()
         held._sweep()
@@ -125,10 +128,16 @@ class SnapshotTable:
         changed = np.flatnonzero(~same)
         moment = now_us()
         added = _with_rows(rows.take(pa.array(changed)), hashes.take(pa.array(changed)), moment, self.schema)
+        was_deleted = np.zeros(len(rows), dtype=bool)
+        was_deleted[is_known] = latest.column("deleted").to_numpy()[position[is_known]]
+        # What comes back is known anew: at its old time the deletion would be what a join finds.
+        added = _valid_since(added, moment, np.ones(len(changed), bool) if counted else was_deleted[changed])
+        first = rows.take(pa.array(np.flatnonzero(~is_known))) if counted else rows.slice(0, 0)
+        first = _with_rows(_without(first, counted), pa.nulls(len(first), pa.binary(32)), moment, self.schema)
         alive = latest.filter(pc.invert(latest.column("deleted")))
         gone = alive.filter(pc.invert(pc.is_in(alive.column(self.key), value_set=ids))) if delete else alive.slice(0, 0)
         tombstones = _tombstones(gone.column(self.key), moment, self.schema)
-        written = pa.concat_tables([added, tombstones])
+        written = pa.concat_tables([first, added, tombstones])
         counts = {
             "new": int(np.count_nonzero(~is_known)),
             "changed": int(np.count_nonzero(is_known & ~same)),
@@ -198,6 +207,21 @@ def _with_rows(rows: pa.Table, hashes: pa.Array, moment_us: int, schema: pa.Sche
     }
     columns = [beside[name] if name in beside else rows.column(name) for name in schema.names]
     return pa.table(columns, names=schema.names).cast(schema)
+
+
+def _without(rows: pa.Table, names: Sequence[str]) -> pa.Table:
+    """Return the rows with some columns null."""
+    for name in names:
+        at = rows.column_names.index(name)
+        rows = rows.set_column(at, name, pa.nulls(len(rows), rows.schema.field(name).type))
+    return rows
+
+
+def _valid_since(rows: pa.Table, moment_us: int, which: BoolArray) -> pa.Table:
+    """Return the rows, some of them valid from a moment on, if not later."""
+    known_us = rows.column("valid_from").cast(pa.int64()).to_numpy()
+    since = _times(np.where(which, np.maximum(known_us, moment_us), known_us))
+    return rows.set_column(rows.column_names.index("valid_from"), "valid_from", since)
 
 
 def _tombstones(ids: pa.ChunkedArray, moment_us: int, schema: pa.Schema) -> pa.Table:

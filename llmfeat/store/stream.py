@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import threading
 from collections.abc import Mapping, Sequence
 from functools import cached_property
@@ -18,10 +19,10 @@ from llmfeat.store.dialects import Held
 from llmfeat.store.histories import FIELDS, history_cells, history_of
 from llmfeat.store.online import OnlineView, open_view
 from llmfeat.store.repo import open_store
-from llmfeat.store.values import Raw, pack_bytes
+from llmfeat.store.values import Raw, pack_bytes, unpack_bytes
 from llmfeat.types import Int64Array
 
-__all__ = ["EventPusher", "FeastHistories", "drop_pushed", "write_events"]
+__all__ = ["EventPusher", "FeastHistories", "drop_pushed"]
 
 _STRIPES = 256
 
@@ -56,10 +57,12 @@ class FeastHistories:
 
     def read(self, user_ids: Sequence[str]) -> list[UserHistory]:
         """Return the histories of some users."""
+        # Where labels come late, those that the log has of young events are early, and the pushed ones are true.
+        relabels = self.label_delay.available_after_us > 0
         batch, pushed = (view.read(user_ids, FIELDS) for view in (self.histories, self.events))
         return [
             _at(batch, at, what=self.histories.name)
-            .followed_by(_at(pushed, at, what=self.events.name))
+            .followed_by(_at(pushed, at, what=self.events.name), relabels=relabels)
             .latest(self.max_events)
             for at in range(len(user_ids))
         ]
@@ -111,9 +114,10 @@ class FeastHistories:
 class EventPusher:
     """Puts events into the online store as they happen; the next request sees them.
 
-    Threads may share one. Several processes may push at once as long as each user's events go through one of them, as
-    those of a partition of a queue do: an event is added to what the store holds of the user. The same event once more
-    changes nothing, so that a queue may deliver it twice.
+    Any number of threads and processes may push at once, for one user too: an event is added to what the store holds in
+    one transaction (SQLite), or again where another one came between (Redis). In other stores, which Feast can only
+    read and write, a user's events must go through one process, as those of a partition of a queue do. The same event
+    once more changes nothing, so that a queue may deliver it twice.
 
     Parameters
     ----------
@@ -130,7 +134,7 @@ class EventPusher:
 
     def __init__(self, repo: str | Path, *, fingerprint: str | None = None) -> None:
         self._source = FeastHistories(repo, fingerprint=fingerprint)
-        # Of a user, by the hash of the id: an event is read, added and written under it.
+        # Threads of one process need not try again and again.
         self._locks = [threading.Lock() for _ in range(_STRIPES)]
 
     def push(self, user_id: Any, item_id: Any, *, timestamp: Any = None, label: float | None = 1.0) -> None:
@@ -183,39 +187,53 @@ class EventPusher:
 
         What a log still holds comes back with the next run that finds it changed.
         """
-        ids = id_array(user_ids, what="the users").to_pylist()
-        for user in ids:
-            # Under the user's lock: an event that is just being added would bring back those that it was added to.
+        kinds = ("user_events", "user_histories", "user_vectors")
+        store = self._source.store
+        views = [OnlineView(store, view) for view in store.list_feature_views() if view.tags.get("llmfeat") in kinds]
+        for user in id_array(user_ids, what="the users").to_pylist():
             with self._locks[hash(user) % _STRIPES]:
-                for view in (self._source.events, self._source.histories):
-                    write_events(view, [user], [UserHistory.empty()], view.dialect.held([user], FIELDS))
+                for view in views:
+                    view.dialect.modify(user, view.fields, functools.partial(_emptied, view.fields))
 
     def _add(self, user: str, events: Sequence[tuple[str, int, float]]) -> None:
-        view = self._source.events
-        with self._locks[hash(user) % _STRIPES]:
-            held = view.dialect.held([user], FIELDS)
+        view, most = self._source.events, self._source.max_events
+
+        def added(held: Held) -> tuple[dict[str, bytes], int] | None:
             history = before = _at(held.values, 0, what=view.name)
             for item, time_us, label in events:
                 history = history.with_event(item, time_us, label)
-            if history is not before:
-                write_events(view, [user], [history.latest(self._source.max_events)], held)
+            return None if history is before else _changed(history.latest(most), held)
 
-
-def write_events(view: OnlineView, ids: Sequence[str], histories: Sequence[UserHistory], held: Held) -> None:
-    """Replace what a view holds of some users, later than it was written."""
-    cells = [history_cells(one) if len(one) else dict.fromkeys(FIELDS, b"") for one in histories]
-    fields = {name: pack_bytes([cell[name] for cell in cells]) for name in FIELDS}
-    view.dialect.write(ids, fields, max(now_us(), *(moment + 1 for moment in held.times_us)))
+        with self._locks[hash(user) % _STRIPES]:
+            view.dialect.modify(user, FIELDS, added)
 
 
 def drop_pushed(view: OnlineView, user_ids: Sequence[str], *, until_us: int) -> None:
     """Remove what was pushed of some users up to a moment: a log that reaches further holds them no more."""
-    held = view.dialect.held(user_ids, FIELDS)
-    histories = [_at(held.values, at, what=view.name) for at in range(len(user_ids))]
-    kept = [one.latest(len(one) - one.seen_before(until_us + 1)) for one in histories]
-    changed = [at for at, (old, new) in enumerate(zip(histories, kept, strict=True)) if len(old) != len(new)]
-    if changed:
-        write_events(view, [user_ids[at] for at in changed], [kept[at] for at in changed], held)
+
+    def kept(held: Held) -> tuple[dict[str, bytes], int] | None:
+        history = _at(held.values, 0, what=view.name)
+        n_old = history.seen_before(until_us + 1)
+        return _changed(history.latest(len(history) - n_old), held) if n_old else None
+
+    pushed = view.read(user_ids, FIELDS[:1])[FIELDS[0]]
+    for user, raw in zip(user_ids, pushed, strict=True):
+        if unpack_bytes(raw):  # most have nothing
+            view.dialect.modify(user, FIELDS, kept)
+
+
+def _changed(history: UserHistory, held: Held) -> tuple[dict[str, bytes], int]:
+    """Return the fields of a history, and a time later than what it replaces."""
+    cells = history_cells(history) if len(history) else dict.fromkeys(FIELDS, b"")
+    (packed,) = zip(*(pack_bytes([cells[name]]) for name in FIELDS), strict=True)
+    return dict(zip(FIELDS, packed, strict=True)), max(now_us(), held.times_us[0] + 1)
+
+
+def _emptied(fields: Sequence[str], held: Held) -> tuple[dict[str, bytes], int] | None:
+    (nothing,) = pack_bytes([b""])
+    if not any(unpack_bytes(held.values[name][0]) for name in fields):
+        return None
+    return dict.fromkeys(fields, nothing), max(now_us(), held.times_us[0] + 1)
 
 
 def _at(values: Mapping[str, Sequence[Raw]], at: int, *, what: str) -> UserHistory:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from llmfeat._base.ahead import ahead
 from llmfeat._base.progress import bar
@@ -61,11 +62,14 @@ class Chunk:
         The values of each field.
     nothing : ndarray of shape (n_ids,), bool
         Which ids have nothing: deleted, or without a text.
+    is_stray : bool
+        Whether the table does not name them.
     """
 
     ids: list[str]
     fields: Mapping[str, Sequence[bytes]]
     nothing: BoolArray
+    is_stray: bool = False
 
     def part(self, rows: Sequence[int]) -> Chunk:
         """Return some of the rows."""
@@ -99,8 +103,12 @@ class TableRows:
 
     def n_ids(self) -> int:
         """Return how many ids the parts have, deleted ones included."""
-        ids = [read_part(self.folder, part, [self.key]).column(self.key) for part in self.parts]
-        return len(pa.chunked_array([chunk for column in ids for chunk in column.chunks], pa.string()).unique())
+        return len(self.ids())
+
+    def ids(self) -> pa.Array:
+        """Return these ids, each once."""
+        parts = [read_part(self.folder, part, [self.key]).column(self.key) for part in self.parts]
+        return pa.chunked_array([chunk for column in parts for chunk in column.chunks], pa.string()).unique()
 
     def latest(self, since: int) -> list[pa.Array]:
         """Return, for each part from `since` on, the rows that are the last of their id among these parts."""
@@ -141,7 +149,8 @@ def write_view(
     """Bring a view up to date with its table; see `materialize` for how.
 
     What the view's record says is there is not looked at again: with a record that fits the table, only rows of newer
-    parts are written. Without one, or with `full`, every row is compared with what the store holds, or simply written.
+    parts are written. Without one, or with `full`, every row is compared with what the store holds, or simply written;
+    what a store that can be asked holds of ids that the table does not name, as one that was made anew, is cleared.
     `cleared` is told of the ids that have nothing any more.
     """
     state = view.state()
@@ -165,16 +174,36 @@ def write_view(
                     chunk = chunk.part(_differing(chunk, held.values))
             run.write(chunk)
             advance(n_ids)
+    if not since:
+        for strays in _strays(view, rows.ids()):
+            if cleared is not None:
+                cleared(strays.ids)
+            run.write(strays)
     run.finish(rows.parts)
     n_ids = n_rows if not since else rows.n_ids()
-    return ViewSummary(view.name, run.n_written, run.n_cleared, n_ids - run.n_written - run.n_cleared)
+    n_unchanged = n_ids - run.n_written - run.n_cleared + run.n_strays
+    return ViewSummary(view.name, run.n_written, run.n_cleared, n_unchanged)
+
+
+def _strays(view: OnlineView, known: pa.Array) -> Iterator[Chunk]:
+    """Yield, as empty rows, the ids that a store holds something of, and a table does not name."""
+    nothing = {field.name: pack_bytes([b""])[0] if str(field.dtype) == "Bytes" else b"" for field in view.view.features}
+    empty = (None, b"", *nothing.values())
+    for ids in view.dialect.ids() or ():
+        there = pc.is_in(pa.array(ids, pa.string()), value_set=known).to_pylist()
+        others = [key for key, is_known in zip(ids, there, strict=True) if not is_known and key != STATE_ID]
+        held = view.dialect.read(others, view.fields) if others else {}
+        strays = [key for at, key in enumerate(others) if any(values[at] not in empty for values in held.values())]
+        if strays:
+            fields = {name: [value] * len(strays) for name, value in nothing.items()}
+            yield Chunk(strays, fields, np.ones(len(strays), dtype=bool), is_stray=True)
 
 
 class _Run:
     """One run's writes: all of them later than anything that the view holds."""
 
     def __init__(self, view: OnlineView, state: ViewState) -> None:
-        self.n_written = self.n_cleared = 0
+        self.n_written = self.n_cleared = self.n_strays = 0
         self._view = view
         self._state = state
         self._moment_us = max(now_us(), state.bound_us + _US_PER_S)
@@ -211,6 +240,7 @@ class _Run:
             )
         n_cleared = int(np.count_nonzero(chunk.nothing))
         self.n_cleared += n_cleared
+        self.n_strays += len(chunk.ids) if chunk.is_stray else 0
         self.n_written += len(chunk.ids) - n_cleared
 
     def finish(self, parts: Sequence[Part]) -> None:

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from llmfeat.errors import BundleError
+from llmfeat.errors import InputError
 from llmfeat.features import ActivityFeatures, HistoryFeatures
 from llmfeat.features._activity import ACTIVITY_NAMES, activity_index
 from llmfeat.features._kernel import KernelSpec
@@ -115,7 +115,7 @@ class HistoryBlock:
         """Return the item of the history that each candidate is most similar to, by the first of the vectors."""
         part = next((part for part in self.parts if name in (None, part.name)), None)
         if part is None:
-            raise BundleError(f"because={name!r}, but the vectors are {[part.name for part in self.parts]}: name one")
+            raise InputError(f"because={name!r}, but the vectors are {[part.name for part in self.parts]}: name one")
         window = self.window(found)
         events = self._events(found, part, window)
         return request_because(found.candidates[part.fingerprint], events, window, max_events=self.spec.max_events)

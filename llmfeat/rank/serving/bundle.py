@@ -64,6 +64,12 @@ class RankerBundle:
     kernel: int = KERNEL_VERSION
     created_at: str = ""
 
+    def __post_init__(self) -> None:
+        if not self.name.isidentifier():
+            raise BundleError(
+                f"name={self.name!r}, but letters, digits and _ were expected: it is part of names in Feast"
+            )
+
     @classmethod
     def of_pipeline(
         cls,
@@ -94,8 +100,7 @@ class RankerBundle:
         BundleError
             When a step cannot be bundled; the message says which, and what to do.
         """
-        if not name.isidentifier():
-            raise BundleError(f"name={name!r}, but letters, digits and _ were expected: it is part of names in Feast")
+        cls(name, (), "")  # the name is looked at first
         parts = read_pipeline(pipeline, semantic_ids=semantic_ids)
         made_at = datetime.now(UTC).isoformat(timespec="seconds")
         remembered = json.loads(canonical_json(dict(trained or {})))
@@ -120,6 +125,11 @@ class RankerBundle:
     def vectors(self) -> tuple[str, ...]:
         """The fingerprints of the item vectors that it reads, each once."""
         return tuple(dict.fromkeys(part.base for block in self.blocks for part in block.parts))
+
+    @property
+    def views(self) -> tuple[str, ...]:
+        """The names of the views that its `FeastFeatures` read."""
+        return tuple(dict.fromkeys(view.view for block in self.blocks for view in getattr(block, "views", ())))
 
     @property
     def history_blocks(self) -> tuple[HistoryBlock, ...]:

@@ -12,7 +12,7 @@ import pyarrow as pa
 from llmfeat.encode import TextEncoder
 from llmfeat.errors import BundleError, InputError, TableFingerprintError
 from llmfeat.features._reducers import reduced
-from llmfeat.rank.serving.deadline import Deadline, Pace
+from llmfeat.rank.serving.deadline import Deadline, Late, Pace
 from llmfeat.rank.serving.gathered import Gathered
 from llmfeat.rank.serving.sources import CandidateVectors
 from llmfeat.text import ItemTemplate
@@ -61,6 +61,7 @@ class ColdItems:
                 "that the catalogue was encoded with, backend included"
             )
         self._pace = Pace(_FIRST_S)
+        encoder.encode(["warm up"])  # the first text opens the model, which takes many times as long as a text does
 
     def fill(self, found: Gathered, texts: Mapping[Any, Any], clock: Deadline, reserve_s: float) -> tuple[int, bool]:
         """Encode what is missing and has a text; return how many texts, and whether these were all.
@@ -71,18 +72,26 @@ class ColdItems:
         cold = np.flatnonzero(np.isnan(found.candidates[name][:, 0])).tolist()
         given = {str(key): text for key, text in texts.items()}
         wanted = list(dict.fromkeys(found.item_ids[at] for at in cold if found.item_ids[at] in given))
-        fits = (
-            self._max_texts if clock.left_s() == float("inf") else int(clock.left_s(reserve_s) / self._pace.expected_s)
-        )
+        left_s = clock.left_s(reserve_s)
+        fits = self._max_texts if left_s == float("inf") else int(left_s / self._pace.expected_s)
         chosen = wanted[: max(0, min(self._max_texts, fits))]
+        if wanted and not chosen:
+            self._pace.relax()
         rendered = {key: self._rendered(given[key]) for key in chosen}
         encoded = [key for key in chosen if rendered[key] is not None]
         if encoded:
-            began = time.perf_counter()
-            vectors = self._encoder.encode([str(rendered[key]) for key in encoded])
-            self._pace.add((time.perf_counter() - began) / len(encoded))
+            try:
+                vectors = clock.start(lambda: self._encode([str(rendered[key]) for key in encoded]))(reserve_s)
+            except Late:
+                return 0, False
             self._put(found, dict(zip(encoded, vectors, strict=True)), cold)
         return len(encoded), len(chosen) == len(wanted)
+
+    def _encode(self, texts: list[str]) -> Float32Array:
+        began = time.perf_counter()
+        vectors = self._encoder.encode(texts)
+        self._pace.add((time.perf_counter() - began) / len(texts))
+        return vectors
 
     def _put(self, found: Gathered, vectors: dict[str, Float32Array], cold: list[int]) -> None:
         rows = [at for at in cold if found.item_ids[at] in vectors]
@@ -96,6 +105,11 @@ class ColdItems:
         if not isinstance(row, Mapping):
             raise InputError(
                 f"a text of the request is a {type(row).__name__}, but a text or a row of fields was expected"
+            )
+        if not set(row) & set(self._template.fields):
+            raise InputError(
+                f"a text of the request has the fields {list(row)}, but the template needs "
+                f"{list(self._template.fields)}"
             )
         table = pa.table({name: [row.get(name)] for name in self._template.fields})
         (text,) = self._template.render(table, truncate=self._encoder.truncate)

@@ -30,9 +30,14 @@ class Pace:
         return 1.5 * self._mean_s
 
     def add(self, seconds: float) -> None:
-        """Note how long it took now."""
+        """Note how long it took now; what takes many times as long as it should happened once."""
         with self._lock:
-            self._mean_s += 0.1 * (seconds - self._mean_s)
+            self._mean_s += 0.1 * (min(seconds, 5 * self._mean_s) - self._mean_s)
+
+    def relax(self) -> None:
+        """Expect somewhat less, as nothing was tried: what was slow once is tried again before long."""
+        with self._lock:
+            self._mean_s *= 0.9
 
 
 class Deadline:
@@ -70,8 +75,8 @@ class Deadline:
             try:
                 return future.result(timeout=max(0.0, self.left_s(reserve_s)))
             except TimeoutError as error:
-                if future.done():  # it is the call's own, of a socket say
-                    raise
+                if future.done():  # just now; or the error is the call's own, of a socket say
+                    return future.result()
                 # A call that runs goes on, and what it reads is kept for the next request.
                 future.cancel()
                 raise Late from error

@@ -14,7 +14,8 @@ import numpy as np
 
 from llmfeat._base.frames import id_array, to_us
 from llmfeat.encode import TextEncoder
-from llmfeat.errors import BundleError, InputError, LLMFeatError, StoreMissingError
+from llmfeat.errors import BundleError, InputError, LLMFeatError, StoreError, StoreMissingError
+from llmfeat.features._activity import activity_index
 from llmfeat.history import InteractionLog, UserHistory
 from llmfeat.rank.serving.blocks import ActivityBlock, StoreBlock
 from llmfeat.rank.serving.bundle import RankerBundle
@@ -36,7 +37,7 @@ DEGRADATION = ("texts", "vectors", "store", "history", "ranker")
 waited for. ``store``: numbers of the feature store are not waited for. ``history``: the user is ranked as one without
 a history. ``ranker``: candidates come back as they came, or in the order of `fallback`, without scores.
 """
-_FIRST_COMPUTE_S, _FIRST_HISTORY_S = 0.002, 0.002
+_FIRST_COMPUTE_S = 0.002
 _POOL_THREADS = 64
 
 
@@ -150,17 +151,13 @@ class OnlineRanker:
         if on_store_error not in ("raise", "degrade"):
             raise InputError(f"on_store_error={on_store_error!r}, but 'raise' or 'degrade' was expected")
         self.bundle = bundle if isinstance(bundle, RankerBundle) else RankerBundle.load(bundle)
-        self.log = log
         self.max_missing_share = max_missing_share
         self.on_store_error = on_store_error
         self.fallback = fallback
         self.threads = threads
         self.requests = requests
         blocks = self.bundle.blocks
-        if any(isinstance(block, ActivityBlock) for block in blocks) and log is None:
-            raise BundleError(
-                "the ranker has ActivityFeatures, which count all users' events: pass log=, an InteractionLog"
-            )
+        self.log = log
         self.vectors = CandidateVectors(self.bundle, repo, items, cache_items=cache_items, refresh_s=refresh_s)
         self.history = history
         if self.bundle.history_blocks and history is None:
@@ -172,10 +169,25 @@ class OnlineRanker:
         views = [view for block in blocks if isinstance(block, StoreBlock) for view in block.views]
         self._store = StoreReader(repo, views) if views else None
         self._cold = ColdItems(self.vectors, encoder, template, max_texts=max_texts) if encoder is not None else None
-        self._compute_pace, self._history_pace = Pace(_FIRST_COMPUTE_S), Pace(_FIRST_HISTORY_S)
+        self._compute_pace = Pace(_FIRST_COMPUTE_S)
         self._executor: ThreadPoolExecutor | None = None
         self._lock = threading.Lock()
         self.bundle.booster  # noqa: B018  opened before the first request, not by it
+
+    @property
+    def log(self) -> InteractionLog | None:
+        """The events that `ActivityFeatures` count. A newer one is made ready before requests see it."""
+        return self._log
+
+    @log.setter
+    def log(self, log: InteractionLog | None) -> None:
+        if any(isinstance(block, ActivityBlock) for block in self.bundle.blocks):
+            if log is None:
+                raise BundleError(
+                    "the ranker has ActivityFeatures, which count all users' events: pass log=, an InteractionLog"
+                )
+            activity_index(log)  # seconds for a large one, which no request should take
+        self._log = log
 
     def rank(
         self,
@@ -219,6 +231,10 @@ class OnlineRanker:
             When the store fails, unless it is to be done without.
         """
         clock = Deadline(None if deadline_ms is None else deadline_ms / 1e3, self._pool)
+        if isinstance(item_ids, str | bytes):
+            raise InputError(
+                f"item_ids is one {type(item_ids).__name__}, but a sequence of ids was expected: put it in a list"
+            )
         user, *ids = _texts([user_id, *item_ids])
         if not ids:
             raise InputError("the request has 0 candidates, but at least 1 was expected: answer it without the ranker")
@@ -287,9 +303,7 @@ class OnlineRanker:
         if not texts:
             return 0
         if self._cold is None:
-            raise BundleError(
-                "texts came with the request, but no encoder: pass encoder= and template= to OnlineRanker"
-            )
+            raise InputError("texts came with the request, but no encoder: pass encoder= and template= to OnlineRanker")
         n_encoded, is_whole = self._cold.fill(found, texts, clock, compute_s)
         if not is_whole:
             degraded.add("texts")
@@ -300,7 +314,7 @@ class OnlineRanker:
             return wait()
         except Late:
             degraded.add(name)
-        except LLMFeatError:
+        except StoreError:
             if not self._tolerates:
                 raise
             degraded.add(name)
@@ -311,10 +325,13 @@ class OnlineRanker:
         return self.on_store_error == "degrade"
 
     def _read_history(self, user: str) -> UserHistory:
-        began = time.perf_counter()
         assert self.history is not None, "checked when it was made"
-        history = self.history(user)
-        self._history_pace.add(time.perf_counter() - began)
+        try:
+            history = self.history(user)
+        except LLMFeatError:
+            raise
+        except Exception as error:  # the caller's own function: whatever it is, there is no history
+            raise StoreError(f"history= raised {type(error).__name__}: see what it reads") from error
         if not isinstance(history, UserHistory):
             raise InputError(
                 f"history returned a {type(history).__name__}, but a UserHistory was expected: UserHistory.of"
@@ -337,7 +354,7 @@ class OnlineRanker:
 
     def _because(self, found: Gathered, because: bool | str) -> list[str | None]:
         if not self.bundle.history_blocks:
-            raise BundleError("because= was asked for, but this ranker does not look at histories: leave it out")
+            raise InputError("because= was asked for, but this ranker does not look at histories: leave it out")
         return self.bundle.history_blocks[0].because(found, because if isinstance(because, str) else None)
 
     def _base(self, base: Mapping[str, Any] | None, n_rows: int) -> dict[str, Float64Array]:

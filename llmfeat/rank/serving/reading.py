@@ -77,6 +77,8 @@ def read_pipeline(pipeline: Pipeline, *, semantic_ids: SemanticIds | None = None
             f"the last step is a {type(ranker).__name__}, but a model of LightGBM was expected: serve another one as a "
             "pipeline, whose predict takes a request's rows"
         )
+    if booster.num_model_per_iteration() > 1:
+        raise BundleError("the model gives a score for each of several classes, but one to rank by was expected")
     blocks = tuple(_blocks(features, "", semantic_ids))
     names = [name for block in blocks for name in block.names]
     expected = [str(name) for name in features.get_feature_names_out()]

@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from llmfeat._base.files import atomic_write
+from llmfeat._base.files import atomic_write, text_sha256
 from llmfeat.encode.generations import hold_generation, release_generation
 from llmfeat.errors import BundleError, TableFingerprintError
 from llmfeat.rank.serving.bundle import RankerBundle
 from llmfeat.store.definitions import RANKERS_FOLDER, RepoTables
+from llmfeat.store.views import view_name
 
 __all__ = ["register_ranker", "unregister_ranker"]
 
@@ -27,7 +28,8 @@ def register_ranker(bundle: RankerBundle, repo: str | Path) -> Path:
     """
     tables = RepoTables.of(repo)
     generations = tables.generations
-    missing = [name[:12] for name in bundle.vectors if name not in generations]
+    wanted = _generations(bundle, tables)
+    missing = [name[:12] for name in wanted if name not in generations]
     if missing:
         raise TableFingerprintError(
             f"the ranker {bundle.name!r} reads the vectors {missing}, but {tables.sources.items} holds "
@@ -36,7 +38,8 @@ def register_ranker(bundle: RankerBundle, repo: str | Path) -> Path:
     kinds = sorted({type(block).__name__.removesuffix("Block").lower() for block in bundle.blocks})
     body = {
         "bundle": bundle.fingerprint,
-        "vectors": list(bundle.vectors),
+        "vectors": wanted,
+        "views": list(bundle.views),
         "description": f"{len(bundle.columns)} columns ({', '.join(kinds)}), trained {bundle.created_at}",
         "tags": {
             "bundle": bundle.fingerprint,
@@ -46,11 +49,12 @@ def register_ranker(bundle: RankerBundle, repo: str | Path) -> Path:
             **{f"trained_{name}": value for name, value in bundle.trained.items()},
         },
     }
-    for fingerprint in bundle.vectors:
-        hold_generation(tables.sources.items, fingerprint, by=_holder(bundle.name))
-    release_generation(tables.sources.items, by=_holder(bundle.name), but=bundle.vectors)  # what its last one read
+    holder = _holder(bundle.name, tables)
+    for fingerprint in wanted:
+        hold_generation(tables.sources.items, fingerprint, by=holder)
     path = tables.sources.repo / RANKERS_FOLDER / f"{bundle.name}.json"
     atomic_write(path, (json.dumps(body, indent=2, sort_keys=True) + "\n").encode())
+    release_generation(tables.sources.items, by=holder, but=wanted)  # what the last ranker of this name read
     return path
 
 
@@ -67,8 +71,19 @@ def unregister_ranker(name: str, repo: str | Path) -> None:
     if name not in rankers:
         raise BundleError(f"{repo} serves the rankers {sorted(rankers)}, but {name!r} was named: name one of them")
     (tables.sources.repo / RANKERS_FOLDER / f"{name}.json").unlink()
-    release_generation(tables.sources.items, by=_holder(name))
+    release_generation(tables.sources.items, by=_holder(name, tables))
 
 
-def _holder(name: str) -> str:
-    return f"ranker_{name}"
+def _generations(bundle: RankerBundle, tables: RepoTables) -> list[str]:
+    """Return the generations that a ranker reads: by itself, or through the views of `FeastFeatures`."""
+    read = list(bundle.vectors)
+    for fingerprint, generation in tables.generations.items():
+        names = view_name(fingerprint), view_name(tables.scalars(generation).fingerprint, "item_scalars")
+        if not set(names).isdisjoint(bundle.views):
+            read.append(fingerprint)
+    return list(dict.fromkeys(read))
+
+
+def _holder(name: str, tables: RepoTables) -> str:
+    """Return the name under which a repository holds what a ranker reads; two repositories may share a table."""
+    return f"ranker_{name}_{text_sha256(str(tables.sources.repo.resolve()))[:8]}"

@@ -240,13 +240,12 @@ def _changed_since(
             times = latest.column("written_at").cast(pa.int64()).to_pylist()
             for key, time_us in zip(latest.column("item_id").to_pylist(), times, strict=True):
                 written[key] = max(time_us, written.get(key, 0))
-    longest = max((block.spec.max_events for block in bundle.history_blocks), default=0)
     begin = 0
     for one in requests:
         end = begin + len(one.item_ids)
         changed[begin:end] = [written.get(key, 0) > one.now_us for key in one.item_ids]
-        if longest:
-            seen = log.as_of(one.user_id, one.now_us)[-longest:]
+        for block in bundle.history_blocks:
+            seen = log.as_of(one.user_id, one.now_us - block.lag_us)[-block.spec.max_events :]
             items = log.item_ids.take(pa.array(log.item_codes[seen])).to_pylist()
             if any(written.get(key, 0) > one.now_us for key in items):
                 changed[begin:end] = True

@@ -8,6 +8,7 @@ import os
 import random
 import threading
 import uuid
+import warnings
 import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from typing import IO, Any, Self
 
 import numpy as np
 
-from llmfeat.errors import InputError
+from llmfeat.errors import InputError, LLMFeatWarning
 from llmfeat.rank.serving.bundle import RankerBundle
 from llmfeat.rank.serving.gathered import Gathered
 from llmfeat.types import Float32Array, Float64Array
@@ -152,6 +153,11 @@ class RequestLog:
         Which share of the requests is kept.
     seed : int, optional
         Of the sample.
+
+    Attributes
+    ----------
+    n_lost : int
+        Requests that could not be written; they were answered all the same.
     """
 
     def __init__(self, folder: str | Path, *, sample: float = 1.0, seed: int | None = None) -> None:
@@ -159,6 +165,7 @@ class RequestLog:
             raise InputError(f"sample={sample!r}, but a share over 0 and at most 1 was expected")
         self.folder = Path(folder)
         self.sample = sample
+        self.n_lost = 0
         self._draw = random.Random(seed)
         self._lock = threading.Lock()
         self._file: IO[str] | None = None
@@ -168,11 +175,24 @@ class RequestLog:
         with self._lock:
             if self._draw.random() >= self.sample:
                 return
-            if self._file is None:
-                self.folder.mkdir(parents=True, exist_ok=True)
-                name = f"requests-{os.getpid()}-{uuid.uuid4().hex[:8]}.jsonl"
-                self._file = (self.folder / name).open("a", encoding="utf-8", buffering=1)
-            self._file.write(request.to_json() + "\n")
+            try:
+                self._write(request)
+            except OSError as error:  # a full disk, say: the answer is there, and is not to be lost with its record
+                self.n_lost += 1
+                if self.n_lost == 1:
+                    warnings.warn(
+                        f"{self.folder} cannot be written ({error.strerror or error}): requests are answered and not "
+                        "kept, n_lost counts them",
+                        LLMFeatWarning,
+                        stacklevel=3,
+                    )
+
+    def _write(self, request: ServedRequest) -> None:
+        if self._file is None:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            name = f"requests-{os.getpid()}-{uuid.uuid4().hex[:8]}.jsonl"
+            self._file = (self.folder / name).open("a", encoding="utf-8", buffering=1)
+        self._file.write(request.to_json() + "\n")
 
     def close(self) -> None:
         """Close the file; the next request opens another one."""

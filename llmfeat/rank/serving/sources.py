@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from llmfeat.errors import BundleError, LLMFeatError, StoreConfigError, TableFingerprintError
+from llmfeat.errors import BundleError, StoreConfigError, StoreError, TableFingerprintError
 from llmfeat.features.reduce import ReducedVectors
 from llmfeat.rank.serving.blocks import HistoryBlock, VectorPart
 from llmfeat.rank.serving.bundle import RankerBundle
@@ -39,7 +39,7 @@ class Fetch:
             except Late:
                 degraded.add("vectors")
                 self._vectors[self._absent] = np.nan
-            except LLMFeatError:
+            except StoreError:
                 if not tolerates:
                     raise
                 degraded.add("vectors")

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
 from llmfeat._base.optional import import_optional
 from llmfeat.store.values import Raw
 
-__all__ = ["CHUNK_ROWS", "Dialect", "Held", "Place", "entity_keys", "key_bytes"]
+__all__ = ["CHUNK_ROWS", "Change", "Dialect", "Held", "Place", "entity_keys", "id_of_key", "key_bytes", "key_prefix"]
 
 # Feast converts the first Arrow batch of a frame only; a chunk of this size is one batch, and one transaction.
 CHUNK_ROWS = 5000
@@ -30,6 +30,10 @@ class Held:
 
     values: dict[str, list[Raw]]
     times_us: list[int]
+
+
+Change: TypeAlias = Callable[[Held], "tuple[Mapping[str, bytes], int] | None"]
+"""Takes what is held of one id, and returns its new fields and their time; None to leave it as it is."""
 
 
 @dataclass(frozen=True)
@@ -82,6 +86,18 @@ class Dialect(Protocol):
         """
         ...
 
+    def modify(self, key: str, fields: Sequence[str], change: Change) -> bool:
+        """Replace the fields of one id by what `change` makes of them, and return whether it made anything.
+
+        Nothing that another process writes in between is lost: `change` is called again with it. The generic dialect
+        cannot promise that.
+        """
+        ...
+
+    def ids(self) -> Iterator[list[str]] | None:
+        """Yield all ids that the view holds anything of, some at a time; None where the store cannot be asked."""
+        ...
+
     def close(self) -> None:
         """Let connections go."""
         ...
@@ -96,9 +112,21 @@ def entity_keys(place: Place, ids: Sequence[str]) -> list[Any]:
 
 def key_bytes(place: Place, ids: Sequence[str]) -> list[bytes]:
     """Return entity keys as Feast's third serialization has them: everything before the id's length is the same."""
-    before = _before_id(place.key)
+    before = key_prefix(place)
     encoded = [key.encode() for key in ids]
     return [before + len(key).to_bytes(4, "little") + key for key in encoded]
+
+
+def key_prefix(place: Place) -> bytes:
+    """Return what all keys of a view begin with."""
+    return _before_id(place.key)
+
+
+def id_of_key(place: Place, key: bytes) -> str:
+    """Return the id of a key that `key_bytes` made, whatever follows it."""
+    begin = len(key_prefix(place)) + 4
+    size = int.from_bytes(key[begin - 4 : begin], "little")
+    return key[begin : begin + size].decode()
 
 
 @functools.lru_cache(maxsize=64)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from llmfeat._base.optional import import_optional
 from llmfeat.errors import StoreConfigError, StoreError
-from llmfeat.store.dialects.base import Dialect, Held, Place
+from llmfeat.store.dialects.base import Change, Dialect, Held, Place
 from llmfeat.store.dialects.feast import FeastDialect
 from llmfeat.store.dialects.redis import RedisDialect
 from llmfeat.store.dialects.sqlite import SqliteDialect
@@ -76,6 +76,12 @@ class _Checked:
 
     def write(self, ids: Sequence[str], fields: Mapping[str, Sequence[bytes]], moment_us: int) -> None:
         self._ours.write(ids, fields, moment_us)
+
+    def modify(self, key: str, fields: Sequence[str], change: Change) -> bool:
+        return self._ours.modify(key, fields, change)
+
+    def ids(self) -> Iterator[list[str]] | None:
+        return self._ours.ids()
 
     def close(self) -> None:
         self._ours.close()

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from llmfeat.errors import StoreError
-from llmfeat.store.dialects.base import CHUNK_ROWS, Held, Place, entity_keys
+from llmfeat.store.dialects.base import CHUNK_ROWS, Change, Held, Place, entity_keys
 from llmfeat.store.values import Raw
 
 __all__ = ["FeastDialect"]
@@ -53,6 +53,18 @@ class FeastDialect:
         for begin in range(0, len(rows), CHUNK_ROWS):
             part = rows[begin : begin + CHUNK_ROWS]
             self._place.online.online_write_batch(self._place.config, self._place.view, part, None)
+
+    def modify(self, key: str, fields: Sequence[str], change: Change) -> bool:
+        """Read, change and write one id; Feast has no way to keep another writer from coming between."""
+        made = change(self.held([key], fields))
+        if made is not None:
+            cells, moment_us = made
+            self.write([key], {name: [raw] for name, raw in cells.items()}, moment_us)
+        return made is not None
+
+    def ids(self) -> None:
+        """Return None: Feast cannot be asked."""
+        return
 
     def close(self) -> None:
         """Do nothing: the connection is Feast's."""

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from llmfeat._base.optional import import_optional
 from llmfeat.errors import StoreError
-from llmfeat.store.dialects.base import CHUNK_ROWS, Held, Place, key_bytes
+from llmfeat.store.dialects.base import CHUNK_ROWS, Change, Held, Place, id_of_key, key_bytes, key_prefix
 from llmfeat.store.values import Raw
 
 __all__ = ["RedisDialect"]
@@ -57,6 +58,47 @@ class RedisDialect:
                 if self._ttl_s:
                     commands.append((b"EXPIRE", keys[at], self._ttl_s))
             self._exchange(commands)
+
+    def modify(self, key: str, fields: Sequence[str], change: Change) -> bool:
+        """Read one id, and write it if nobody else has meanwhile; else once more; see `Dialect`."""
+        errors = import_optional("redis.exceptions", purpose="the feature store")
+        (name,) = self._keys([key])
+        with self._said(), self._client.pipeline() as pipe:
+            while True:
+                try:
+                    pipe.watch(name)
+                    *row, stamp = pipe.hmget(name, [*(self._names[field] for field in fields), self._time])
+                    values = {field: [raw] for field, raw in zip(fields, row, strict=True)}
+                    made = change(Held(values, [_us_of(stamp) if stamp else 0]))
+                    if made is None:
+                        return False
+                    cells, moment_us = made
+                    pipe.multi()
+                    named = {self._names[field]: raw for field, raw in cells.items()}
+                    pipe.hset(name, mapping={**named, self._time: _stamp_of(moment_us)})
+                    if self._ttl_s:
+                        pipe.expire(name, self._ttl_s)
+                    pipe.execute()
+                    return True
+                except errors.WatchError:
+                    continue
+
+    def ids(self) -> Iterator[list[str]]:
+        """Yield all ids; see `Dialect`."""
+        pattern = re.sub(rb"([*?\[\]\\^])", rb"\\\1", key_prefix(self._place)) + b"*" + self._project
+        found: list[bytes] = []
+        with self._said():
+            for key in self._client.scan_iter(match=pattern, count=CHUNK_ROWS):
+                found.append(key)
+                if len(found) == CHUNK_ROWS:
+                    yield self._of_view(found)
+                    found = []
+        yield self._of_view(found)
+
+    def _of_view(self, keys: list[bytes]) -> list[str]:
+        """Return the ids of those keys that hold anything of this view."""
+        times = self._exchange([(b"HGET", key, self._time) for key in keys]) if keys else []
+        return [id_of_key(self._place, key) for key, stamp in zip(keys, times, strict=True) if stamp]
 
     def close(self) -> None:
         """Do nothing: the connections are those of Feast's client."""

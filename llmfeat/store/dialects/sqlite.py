@@ -12,7 +12,7 @@ from typing import Any
 
 from llmfeat._base.optional import import_optional
 from llmfeat.errors import StoreConfigError, StoreError
-from llmfeat.store.dialects.base import CHUNK_ROWS, Held, Place, key_bytes
+from llmfeat.store.dialects.base import CHUNK_ROWS, Change, Held, Place, id_of_key, key_bytes
 from llmfeat.store.values import Raw
 
 __all__ = ["SqliteDialect"]
@@ -33,6 +33,11 @@ class SqliteDialect:
         self._place = place
         self._path = Path(module.SqliteOnlineStore._get_db_path(place.config)).absolute()
         self._table = module._quote_id(module._table_id(place.config.project, place.view, False))
+        self._upsert = (
+            f"INSERT INTO {self._table} (entity_key, feature_name, value, value_text, event_ts, created_ts) "
+            "VALUES (?, ?, ?, NULL, ?, ?) ON CONFLICT(entity_key, feature_name) DO UPDATE SET value = excluded.value, "
+            "value_text = NULL, event_ts = excluded.event_ts, created_ts = excluded.created_ts"
+        )
         # Not one for each thread: a server has threads by the thousand, one after another.
         self._free: deque[sqlite3.Connection] = deque()
 
@@ -68,17 +73,45 @@ class SqliteDialect:
         # In the order of the key, so that neighbours land on one page.
         order = sorted(range(len(keys)), key=keys.__getitem__)
         stamp = _stamp_of(moment_us)
-        statement = (
-            f"INSERT INTO {self._table} (entity_key, feature_name, value, value_text, event_ts, created_ts) "
-            "VALUES (?, ?, ?, NULL, ?, ?) ON CONFLICT(entity_key, feature_name) DO UPDATE SET value = excluded.value, "
-            "value_text = NULL, event_ts = excluded.event_ts, created_ts = excluded.created_ts"
-        )
         for begin in range(0, len(order), CHUNK_ROWS):
             chunk = order[begin : begin + CHUNK_ROWS]
             rows = [(keys[at], name, raws[at], stamp, stamp) for at in chunk for name, raws in fields.items()]
             with self._said(), self._connection() as connection, connection:
                 connection.execute("BEGIN IMMEDIATE")
-                connection.executemany(statement, rows)
+                connection.executemany(self._upsert, rows)
+
+    def modify(self, key: str, fields: Sequence[str], change: Change) -> bool:
+        """Read, change and write one id in one transaction; see `Dialect`."""
+        (name,) = key_bytes(self._place, [key])
+        marks = ", ".join("?" * len(fields))
+        columns = "feature_name, value, event_ts"
+        statement = f"SELECT {columns} FROM {self._table} WHERE entity_key = ? AND feature_name IN ({marks})"
+        with self._said(), self._connection() as connection, connection:
+            connection.execute("BEGIN IMMEDIATE")  # no other writer until it ends
+            rows = connection.execute(statement, [name, *fields]).fetchall()
+            found = {field: value for field, value, _ in rows}
+            times_us = [max((_us_of(stamp) for *_, stamp in rows), default=0)]
+            made = change(Held({field: [found.get(field)] for field in fields}, times_us))
+            if made is None:
+                return False
+            cells, moment_us = made
+            stamp = _stamp_of(moment_us)
+            connection.executemany(self._upsert, [(name, field, raw, stamp, stamp) for field, raw in cells.items()])
+        return True
+
+    def ids(self) -> Iterator[list[str]]:
+        """Yield all ids; see `Dialect`."""
+        last = b""
+        while True:
+            statement = (
+                f"SELECT DISTINCT entity_key FROM {self._table} WHERE entity_key > ? ORDER BY entity_key LIMIT ?"
+            )
+            with self._said(), self._connection() as connection:
+                keys = [key for (key,) in connection.execute(statement, [last, CHUNK_ROWS]).fetchall()]
+            if not keys:
+                return
+            last = keys[-1]
+            yield [id_of_key(self._place, key) for key in keys]
 
     def close(self) -> None:
         """Close the connections."""
