@@ -34,6 +34,7 @@ from llmfeat import (
     encode_table,
     materialize,
 )
+from llmfeat._base.files import text_sha256
 from llmfeat.cli.main import cli
 from llmfeat.encode.generations import held_generations, hold_generation, prune_table, release_generation
 from llmfeat.errors import BundleError, InputError, TableFingerprintError
@@ -43,7 +44,7 @@ from llmfeat.features.reduce import Matryoshka, ReducedVectors, Whitening
 from llmfeat.history import UserHistory
 from llmfeat.rank.serving import bundle as bundle_module
 from llmfeat.rank.serving import register_ranker, unregister_ranker
-from llmfeat.store import open_store, view_name
+from llmfeat.store import init_repo, open_store, repo_objects, view_name
 from llmfeat.store.dialects.redis import RedisDialect
 from llmfeat.store.dialects.sqlite import SqliteDialect
 from tests.conftest import write_artifact
@@ -201,6 +202,10 @@ class TestWhatCannotBeBundled:
         )
         with pytest.raises(BundleError, match=r"a LogisticRegression, but a model of LightGBM was expected: serve"):
             RankerBundle.of_pipeline(linear.fit(events, labels), name="x")
+        classes = Pipeline([("a", activity), ("c", LGBMClassifier(n_estimators=2, verbose=-1))])
+        classes.fit(events, np.arange(len(labels)) % 3)
+        with pytest.raises(BundleError, match="a score for each of several classes, but one to rank by was expected"):
+            RankerBundle.of_pipeline(classes, name="x")
         with pytest.raises(NotFittedError):
             RankerBundle.of_pipeline(Pipeline([("a", activity), ("c", small_ranker())]), name="x")
         with pytest.raises(BundleError, match="name='my ranker', but letters, digits and _"):
@@ -304,6 +309,9 @@ class Two:
         apply(self.repo)
         return materialize(self.repo)
 
+    def holder(self, name):
+        return f"ranker_{name}_{text_sha256(str(self.repo.resolve()))[:8]}"
+
     def generations(self):
         return set(json.loads((self.table / "manifest.json").read_text())["generations"])
 
@@ -332,6 +340,37 @@ class TestSideBySide:
                     rows = shop.rows(user, ids, prices)
                     assert_ranked(ranker.rank(user, ids, now=shop.now), two.pipelines[name], rows)
         assert writes == []
+
+    def test_one_that_reads_a_view_holds_what_the_view_is_made_of(self, here, shop):
+        views = [view_name(here.old)]
+        features = FeastFeatures(here.repo, views, max_missing_share=1.0)
+        rows = shop.events.to_pandas()
+        apply(here.repo)
+        pipeline = RankingPipeline([("features", features), ("ranker", small_ranker())])
+        pipeline.fit(rows, shop.events["label"].to_numpy())
+        bundle = RankerBundle.of_pipeline(pipeline, name="through_feast")
+        assert (bundle.vectors, bundle.views) == ((), tuple(views))
+        register_ranker(bundle, here.repo)
+        assert held_generations(here.table) == {here.old: (here.holder("through_feast"),)}
+        (service,) = (one for one in repo_objects(here.repo) if one.name == "ranker_through_feast")
+        assert [projection.name for projection in service.feature_view_projections][:1] == views
+
+    def test_repositories_that_share_a_table_hold_on_their_own(self, here, shop, tmp_path):
+        other = init_repo(tmp_path / "other", table=here.table)
+        register_ranker(here.bundles["first"], here.repo)
+        register_ranker(here.bundles["first"], other)
+        unregister_ranker("first", here.repo)
+        assert list(held_generations(here.table)) == [here.old]
+        unregister_ranker("first", other)
+        assert held_generations(here.table) == {}
+
+    @pytest.mark.parametrize("name", ["../evil", "a b", ""])
+    def test_a_bundle_whose_name_is_a_path_is_refused(self, shop, tmp_path, name):
+        shop.bundle.save(tmp_path / "bundle")
+        path = tmp_path / "bundle" / "bundle.json"
+        path.write_text(json.dumps({**json.loads(path.read_text()), "name": name}))
+        with pytest.raises(BundleError, match="letters, digits and _"):
+            RankerBundle.load(tmp_path / "bundle")
 
     def test_both_are_kept_fresh(self, here, shop):
         assert here.register("second").written == 0  # the generation is the current one
@@ -362,7 +401,7 @@ class TestRegistered:
     def test_its_vectors_are_not_pruned_until_it_is_gone(self, here):
         here.register("first", "second")
         kept = prune_table(here.table)
-        assert (kept.generations, kept.held) == (0, {here.old: ("ranker_first",)})
+        assert (kept.generations, kept.held) == (0, {here.old: (here.holder("first"),)})
         assert here.generations() == {here.old, here.new}
         unregister_ranker("second", here.repo)
         assert prune_table(here.table).generations == 0
@@ -378,13 +417,13 @@ class TestRegistered:
     def test_trained_anew_it_lets_go_of_what_it_read_before(self, here):
         here.register("first")
         register_ranker(dataclasses.replace(here.bundles["second"], name="first"), here.repo)
-        assert held_generations(here.table) == {here.new: ("ranker_first",)}
+        assert held_generations(here.table) == {here.new: (here.holder("first"),)}
         assert prune_table(here.table).generations == 1
 
     def test_of_several_that_hold_one_the_last_lets_go(self, here):
         for name in ("one", "other"):
             register_ranker(dataclasses.replace(here.bundles["first"], name=name), here.repo)
-        assert prune_table(here.table).held == {here.old: ("ranker_one", "ranker_other")}
+        assert prune_table(here.table).held == {here.old: (here.holder("one"), here.holder("other"))}
         unregister_ranker("one", here.repo)
         assert prune_table(here.table).generations == 0
         unregister_ranker("other", here.repo)

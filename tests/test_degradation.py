@@ -215,6 +215,17 @@ class TestWhatIsLate:
         assert (ranking.n_encoded, ranking.degraded, ranking.n_missing) == (0, ("texts",), 2)
         assert ask(ranker, shop, request_, texts=texts).n_encoded == 2  # without a deadline all are waited for
 
+    def test_texts_that_take_longer_than_they_should(self, made, shop, request_, monkeypatch):
+        ranker, gate = made(encoder=TextEncoder(shop.artifact), template=shop.template), Gate()
+        encode = ranker._cold._encoder.encode
+        monkeypatch.setattr(ranker._cold._encoder, "encode", lambda texts: [gate.passed(), encode(texts)][1])
+        gate.close()
+        ranking = ask(ranker, shop, request_, texts={"unheard of": "heat"}, deadline_ms=DEADLINE_MS)
+        gate.open()
+        expected = ask(made(), shop, request_)
+        assert (ranking.n_encoded, ranking.degraded, ranking.n_missing) == (0, ("texts",), 2)
+        assert ranking.scores.tobytes() == expected.scores.tobytes()
+
 
 class TestNoTime:
     @pytest.fixture
@@ -280,12 +291,24 @@ class TestAStoreThatFails:
         assert ask(made(stored[0], repo=repo, on_store_error="degrade"), shop, request_).degraded == ("store",)
 
     @pytest.mark.parametrize("deadline_ms", [None, 60_000])
-    @pytest.mark.parametrize("error", [ValueError("a bug"), TimeoutError("of a socket")])
-    def test_what_is_no_failure_of_a_store_is_never_hidden(self, made, shop, request_, error, deadline_ms):
-        ranker = made(on_store_error="degrade")
-        ranker.history.error = error
-        with pytest.raises(type(error), match=str(error)):
-            ask(ranker, shop, request_, deadline_ms=deadline_ms)
+    def test_what_is_no_failure_of_a_store_is_never_hidden(self, made, shop, request_, deadline_ms):
+        for error in (ValueError("a bug"), InputError("a bug")):
+            of_histories, of_vectors = made(on_store_error="degrade"), made(on_store_error="degrade")
+            of_histories.history.error = error
+            of_vectors.vectors.caches[shop.vectors.fingerprint].source.error = error
+            for ranker in (of_histories, of_vectors):
+                with pytest.raises(type(error), match="a bug"):
+                    ask(ranker, shop, request_, deadline_ms=deadline_ms)
+
+    @pytest.mark.parametrize("deadline_ms", [None, 60_000])
+    @pytest.mark.parametrize("error", [TimeoutError("of a socket"), ConnectionResetError("by peer")])
+    def test_a_service_of_ones_own_that_is_away_is_a_store_that_fails(self, made, shop, request_, error, deadline_ms):
+        strict, lenient = made(), made(on_store_error="degrade")
+        for ranker in (strict, lenient):
+            ranker.history.error = error
+        with pytest.raises(StoreError, match=f"history= raised {type(error).__name__}"):
+            ask(strict, shop, request_, deadline_ms=deadline_ms)
+        assert ask(lenient, shop, request_, deadline_ms=deadline_ms).degraded == ("history",)
 
 
 class TestDeadline:
@@ -315,6 +338,74 @@ class TestDeadline:
     def test_what_takes_longer_lately_is_expected_to(self):
         pace = Pace(0.1)
         assert pace.expected_s == pytest.approx(0.15)
+        pace.add(60.0)  # once, as the first call may
+        assert pace.expected_s < 0.25
         for _ in range(100):
             pace.add(1.0)
         assert pace.expected_s == pytest.approx(1.5, rel=0.01)
+        pace.relax()
+        assert pace.expected_s == pytest.approx(1.35, rel=0.01)
+
+
+class TestTexts:
+    @pytest.fixture
+    def ranker(self, shop, served):
+        options = {"encoder": TextEncoder(shop.artifact), "template": shop.template}
+        with shop.ranker(served, **options) as ranker:
+            yield ranker
+
+    def test_a_slow_model_is_not_waited_for_and_tried_again(self, shop, ranker, monkeypatch):
+        encoder, slow = ranker._cold._encoder, threading.Event()
+        encode = encoder.encode
+
+        def encoded(texts):
+            if slow.is_set():
+                time.sleep(1)
+            return encode(texts)
+
+        monkeypatch.setattr(encoder, "encode", encoded)
+        asked = {"texts": {"new": {"title": "heat"}}, "deadline_ms": DEADLINE_MS}
+        ask(ranker, shop, ("u1", ["i1", "new"], [0.5, 0.5]))  # all but the text is in this process
+        slow.set()
+        late = ask(ranker, shop, ("u1", ["i1", "new"], [0.5, 0.5]), **asked)
+        assert ("texts" in late.degraded, late.n_encoded) == (True, 0)
+        assert late.elapsed_ms < 2 * DEADLINE_MS
+        slow.clear()
+        found = [ask(ranker, shop, ("u1", ["i1", "new"], [0.5, 0.5]), **asked).n_encoded for _ in range(40)]
+        assert found[-1] == 1
+
+    def test_a_row_of_other_fields_is_told(self, shop, ranker):
+        with pytest.raises(InputError, match=r"has the fields \['titel'\]"):
+            ask(ranker, shop, ("u1", ["new"], [0.5]), texts={"new": {"titel": "heat"}})
+
+
+def test_a_call_that_ends_as_its_time_does_gives_its_value():
+    """Between the end of the wait and the look at it."""
+
+    class Future:
+        def __init__(self):
+            self.asked = 0
+
+        def result(self, timeout=None):
+            self.asked += 1
+            if self.asked == 1:
+                raise TimeoutError
+            return 7
+
+        def done(self):
+            return True
+
+    class Pool:
+        def submit(self, call):
+            return Future()
+
+    assert Deadline(1.0, Pool).start(lambda: None)(0.0) == 7
+
+
+def test_a_pace_is_not_set_by_one_slow_call():
+    pace = Pace(0.01)
+    pace.add(10.0)
+    assert pace.expected_s < 0.03
+    for _ in range(30):
+        pace.relax()
+    assert pace.expected_s < 0.001

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from llmfeat import FeastVectors, VectorTable, materialize
 from llmfeat.errors import InputError, LLMFeatWarning, StoreError
-from llmfeat.store import ItemCache, init_repo
+from llmfeat.store import ItemCache, init_repo, write_online
 from llmfeat.store.item_cache import Versions
 from tests.stores import FEAST_WARNINGS, FINGERPRINT, apply, numbered, put_vectors
 
@@ -368,6 +368,22 @@ class TestOverFeast:
         again.refresh()
         assert again.lookup(["i1"])[0, 1] == 5
 
+    def test_vectors_that_were_written_alone_are_all_read_anew(self, repo):
+        cache = ItemCache(FeastVectors(repo, fingerprint=FINGERPRINT), refresh_s=100)
+        cache.lookup(["i1", "i2"])
+        self.put(repo, {"i1": [7, 7, 7, 7]})
+        write_online(repo, repo / "data" / "item_vectors")
+        assert cache.refresh() == 2
+        assert cache.lookup(["i1"]).tolist() == [[7, 7, 7, 7]]
+        materialize(repo)
+        cache.refresh()
+        assert cache.lookup(["i1"]).tolist() == [[7, 7, 7, 7]]
+
+    def test_a_hash_is_never_there_before_its_vector(self, repo):
+        self.put(repo, {"i1": [8, 8, 8, 8]})
+        materialize(repo, only=["scalars"])
+        assert FeastVectors(repo, fingerprint=FINGERPRINT).lookup(["i1"]).tolist() == [[8, 8, 8, 8]]
+
 
 def test_clones_share_it_and_versions_of_ones_own_are_pickled():
     cache = ItemCache(VectorTable.from_arrays(["a"], [[1.0, 2.0]]), capacity=1)
@@ -391,3 +407,34 @@ class Never:
 def test_bad_parameters(options):
     with pytest.raises(InputError, match=next(iter(options))):
         ItemCache(Source(1), **options)
+
+
+def test_two_that_come_first_at_once_share_one_matrix():
+    """The second is still asking the source how long a vector is when the first has kept what it read."""
+    table = VectorTable.from_arrays(["a", "b"], [[1.0, 2.0], [3.0, 4.0]])
+    asked, kept = threading.Event(), threading.Event()
+
+    class Slow:
+        fingerprint = table.fingerprint
+        first = True
+
+        @property
+        def dim(self):
+            is_first, Slow.first = Slow.first, False
+            if is_first:
+                asked.set()
+                kept.wait(10)
+            return table.dim
+
+        def lookup(self, ids):
+            return table.lookup(ids)
+
+    cache = ItemCache(Slow(), capacity=5)
+    late = threading.Thread(target=cache.lookup, args=(["b"],))
+    late.start()
+    asked.wait(10)
+    cache.lookup(["a"])
+    kept.set()
+    late.join()
+    assert cache.lookup(["a", "b"]).tolist() == [[1, 2], [3, 4]]
+    assert cache.info().hits == 2

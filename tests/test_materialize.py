@@ -7,6 +7,7 @@ import hashlib
 import multiprocessing
 import os
 import random
+import shutil
 import signal
 import sys
 import time
@@ -33,7 +34,17 @@ from llmfeat.errors import (
 )
 from llmfeat.features.semantic import SemanticIds
 from llmfeat.history import UserHistory
-from llmfeat.store import init_repo, materialize, online, open_store, snapshots, view_name, write_online, writing
+from llmfeat.store import (
+    FeastHistories,
+    init_repo,
+    materialize,
+    online,
+    open_store,
+    snapshots,
+    view_name,
+    write_online,
+    writing,
+)
 from llmfeat.store.definitions import RepoTables
 from llmfeat.store.dialects import redis, sqlite
 from llmfeat.store.dialects.base import Place
@@ -855,3 +866,65 @@ class TestKills:
             world.check_exact()
         world.check_done()
         assert n_killed >= self.N_KILLS - 1
+
+
+class TestStrays:
+    """Ids that the store holds something of, and that a table which was made anew does not name."""
+
+    def rebuilt(self, repo):
+        shutil.rmtree(repo.table)
+        put_vectors(repo.table, {"i0": [5, 5, 5, 5], "i2": numbered(3)["i2"]})
+        repo.apply()
+
+    def test_they_are_cleared(self, repo):
+        repo.put(numbered(4)).apply()
+        materialize(repo.path)
+        self.rebuilt(repo)
+        assert counts(materialize(repo.path, only=["items"]), "item_vectors") == (1, 2, 1)
+        assert repo.vectors(["i0", "i1", "i2", "i3"]) == [[5, 5, 5, 5], None, numbered(3)["i2"], None]
+        assert counts(materialize(repo.path, only=["items"]), "item_vectors") == (0, 0, 2)
+
+    def test_of_another_view_of_the_same_items_nothing_is(self, repo):
+        repo.put(numbered(4)).apply()
+        materialize(repo.path)
+        before = repo.scalars(["i1", "i3"])
+        self.rebuilt(repo)
+        write_online(repo.path, repo.table)
+        assert repo.scalars(["i1", "i3"]) == before
+
+    def test_users_whose_folder_of_histories_was_removed(self, tmp_path, online):
+        repo = Repo(tmp_path, online, events(("gone", "i0", 0, 1), ("stays", "i0", 0, 1))).put(numbered(1)).apply()
+        materialize(repo.path)
+        shutil.rmtree(repo.path / "data" / "user_histories")
+        events(("stays", "i0", 0, 1)).save(repo.log_folder)
+        repo.apply()
+        materialize(repo.path)
+        histories = FeastHistories(repo.path)
+        assert (len(histories("gone")), len(histories("stays"))) == (0, 1)
+
+    def test_a_run_that_does_not_look_leaves_them(self, repo, monkeypatch):
+        monkeypatch.setattr(writing, "_strays", lambda *_: ())
+        repo.put(numbered(4)).apply()
+        materialize(repo.path)
+        self.rebuilt(repo)
+        materialize(repo.path, only=["items"])
+        assert repo.vectors(["i1"]) == [numbered(4)["i1"]]
+
+
+def test_rows_that_would_expire_are_refused(repo, online):
+    if online["redis"] is None:
+        pytest.skip("SQLite has no such setting")
+    repo.put(numbered(1)).apply()
+    yaml = repo.path / "feature_store.yaml"
+    yaml.write_text(yaml.read_text().replace("  type: redis\n", "  type: redis\n  key_ttl_seconds: 60\n"))
+    with pytest.raises(StoreConfigError, match="key_ttl_seconds: 60 under online_store"):
+        materialize(repo.path)
+
+
+def test_generations_by_their_first_digits(repo):
+    repo.put(numbered(2)).apply()
+    assert materialize(repo.path, only=["items"], fingerprints=[FINGERPRINT[:12]]).written > 0
+    with pytest.raises(TableFingerprintError, match="were asked for"):
+        materialize(repo.path, fingerprints=["0" * 12])
+    with pytest.raises(StoreConfigError, match="names no vectors of users"):
+        materialize(repo.path, only=["users"])

@@ -26,7 +26,7 @@ from llmfeat import (
     encode_table,
 )
 from llmfeat.cli.main import cli
-from llmfeat.errors import BundleError, EmptyInputError, InputError
+from llmfeat.errors import BundleError, EmptyInputError, InputError, LLMFeatWarning
 from llmfeat.history import UserHistory
 from llmfeat.rank.serving import RequestLog, replay
 from llmfeat.rank.serving.request_log import ServedRequest, read_requests
@@ -297,6 +297,15 @@ class TestRequestLog:
         for sample in (0, 1.5, -1):
             with pytest.raises(InputError, match=f"sample={sample}"):
                 RequestLog(tmp_path, sample=sample)
+
+    def test_a_full_disk_costs_no_answer(self, tmp_path, shop, repo):
+        (tmp_path / "file").touch()
+        requests = RequestLog(tmp_path / "file")  # no folder, nor can it be made one
+        with shop.ranker(repo, requests=requests) as ranker:
+            with pytest.warns(LLMFeatWarning, match="requests are answered and not kept, n_lost counts them"):
+                ranker.rank("u1", ["i1"], base={"price": 0.5})
+            assert ranker.rank("u1", ["i1"], base={"price": 0.5}).degraded == ()  # and it is told once
+        assert requests.n_lost == 2
 
     def test_threads_share_it_and_it_can_be_closed_meanwhile(self, tmp_path, served_now):
         one = next(read_requests(served_now))

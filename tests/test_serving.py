@@ -365,13 +365,13 @@ class TestColdItems:
             shop.ranker(served, max_texts=0, **options)
 
     def test_texts_need_an_encoder_and_are_texts(self, shop, served, ranker):
-        with pytest.raises(BundleError, match="texts came with the request, but no encoder"):
+        with pytest.raises(InputError, match="texts came with the request, but no encoder"):
             ask(ranker, shop, "u1", [COLD], 0.5, texts=self.TEXTS)
-        with (
-            shop.ranker(served, **self.options(shop)) as encoding,
-            pytest.raises(InputError, match="a text of the request is a int, but a text or a row"),
-        ):
-            ask(encoding, shop, "u1", [COLD], 0.5, texts={COLD: 3})
+        with shop.ranker(served, **self.options(shop)) as encoding:
+            with pytest.raises(InputError, match="a text of the request is a int, but a text or a row"):
+                ask(encoding, shop, "u1", [COLD], 0.5, texts={COLD: 3})
+            with pytest.raises(InputError, match=r"has the fields \['name'\], but the template needs \['title'\]"):
+                ask(encoding, shop, "u1", [COLD], 0.5, texts={COLD: {"name": "heat"}})
 
 
 class TestHistoriesOfOnesOwn:
@@ -409,7 +409,12 @@ class TestRequests:
             ({"base": None}, InputError, r"base has the columns \[\], but \['price'\] is needed"),
             ({"base": {"price": [1.0] * 3}}, InputError, r"base\['price'\] is no number for each of 2 candidates"),
             ({"base": {"price": "cheap"}}, InputError, r"base\['price'\] is no number"),
-            ({"because": "words"}, BundleError, r"because='words', but the vectors are \['llm', 'learned'\]"),
+            (
+                {"item_ids": "i1"},
+                InputError,
+                "item_ids is one str, but a sequence of ids was expected: put it in a list",
+            ),
+            ({"because": "words"}, InputError, r"because='words', but the vectors are \['llm', 'learned'\]"),
         ],
     )
     def test_what_is_wrong_is_said(self, ranker, request_, kind, said):
@@ -442,8 +447,10 @@ class TestRequests:
         pipeline = RankingPipeline([("features", ActivityFeatures(shop.log)), ("ranker", small_ranker())])
         pipeline.fit(shop.events.to_pandas(), shop.events["label"].to_numpy())
         ranker = OnlineRanker(RankerBundle.of_pipeline(pipeline, name="plain"), log=shop.log)
-        with pytest.raises(BundleError, match="this ranker does not look at histories"):
+        with pytest.raises(InputError, match="this ranker does not look at histories"):
             ranker.rank("u1", ["i1"], because=True)
+        with pytest.raises(BundleError, match="the ranker has ActivityFeatures"):
+            ranker.log = None
 
 
 class TestWhatTheRankerNeeds:

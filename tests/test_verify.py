@@ -144,7 +144,8 @@ class TestStatus:
         found = {view.view: view for view in status(repo).views}
         assert found[VECTORS].n_behind == 1
         new = found[view_name("d" * 64)]
-        assert (new.is_applied, new.n_behind, new.finished_us) == (False, 1, None)
+        assert (new.is_applied, new.n_behind, new.finished_us, new.needs_attention) == (False, 1, None, True)
+        assert not found[VECTORS].needs_attention  # it is not current any more, and served by nobody
         left = [view for view in found.values() if "no table of this repository" in view.problem]
         assert [view.kind for view in left] == ["user_histories"]
 

@@ -328,10 +328,10 @@ class OnlineRanker:
         assert self.history is not None, "checked when it was made"
         try:
             history = self.history(user)
-        except LLMFeatError:
-            raise
-        except Exception as error:  # the caller's own function: whatever it is, there is no history
-            raise StoreError(f"history= raised {type(error).__name__}: see what it reads") from error
+        except OSError as error:  # of the caller's own function: a service that is away, or late
+            if isinstance(error, LLMFeatError):
+                raise
+            raise StoreError(f"history= raised {type(error).__name__}: see whether what it reads is there") from error
         if not isinstance(history, UserHistory):
             raise InputError(
                 f"history returned a {type(history).__name__}, but a UserHistory was expected: UserHistory.of"
