@@ -51,7 +51,6 @@ def measure_reads(store: str, folder: Path, redis_at: str, *, n_items: int, n_re
             bytes_of, {"user_id": [user] * len(items), "item_id": items}, full_feature_names=True
         ),
         "feast_features": lambda user, items: features.transform(rows(user, items)),
-        "warm_cache": lambda user, items: cache.read(items),
     }
     _check(ways, cache)
     draw = np.random.default_rng(0)
@@ -64,6 +63,13 @@ def measure_reads(store: str, folder: Path, redis_at: str, *, n_items: int, n_re
             read(user, items)
             if at >= n_requests // 10:
                 taken[name].append(1e3 * (time.perf_counter() - began))
+    # By itself, as in a server: what Feast leaves in the processor's caches is none of it.
+    taken["warm_cache"] = []
+    for _ in range(n_requests):
+        items = [f"i{number}" for number in draw.choice(n_items, N_CANDIDATES, replace=False).tolist()]
+        began = time.perf_counter()
+        cache.read(items)
+        taken["warm_cache"].append(1e3 * (time.perf_counter() - began))
     p50 = {name: float(np.median(each)) for name, each in taken.items()}
     p99 = {name: float(np.quantile(each, 0.99)) for name, each in taken.items()}
     return {

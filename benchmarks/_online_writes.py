@@ -5,9 +5,6 @@ from __future__ import annotations
 import multiprocessing
 import os
 import random
-import signal
-import subprocess
-import sys
 import time
 import warnings
 from datetime import UTC, datetime, timedelta
@@ -63,7 +60,7 @@ def measure_readers(
     """Return how many reads failed, or gave a vector that is not whole, while a process wrote again and again."""
     repo, table = _repo(store, folder, redis_at, n_rows)
     write_online(repo, table)
-    context = multiprocessing.get_context("spawn")
+    context = _processes()
     ready, stop, answers = context.Barrier(n_readers + 1), context.Event(), context.Queue()
     readers = [
         context.Process(target=_read_on, args=(str(repo), n_rows, number, ready, stop, answers))
@@ -147,17 +144,29 @@ def measure_kills(store: str, folder: Path, redis_at: str, *, n_rows: int, n_kil
 
 def _killed(repo: Path, table: Path, *, after_s: float) -> bool:
     """Materialize in a process of its own, kill it some seconds after it began, and say whether it was still at it."""
-    code = (
-        "import sys; from llmfeat.store import open_store, write_online; open_store(sys.argv[1]); "
-        "print('go', flush=True); write_online(sys.argv[1], sys.argv[2]); print('done', flush=True)"
-    )
-    command = [sys.executable, "-W", "ignore", "-c", code, str(repo), str(table)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
-        assert process.stdout is not None
-        process.stdout.readline()
-        time.sleep(after_s)
-        os.kill(process.pid, signal.SIGKILL)
-        return "done" not in process.stdout.read()
+    context = _processes()
+    began, ended = context.Event(), context.Event()
+    process = context.Process(target=_write_once, args=(str(repo), str(table), began, ended))
+    process.start()
+    began.wait()
+    time.sleep(after_s)
+    process.kill()  # SIGKILL
+    process.join()
+    return not ended.is_set()
+
+
+def _write_once(repo: str, table: str, began: Any, ended: Any) -> None:
+    warnings.simplefilter("ignore")
+    began.set()
+    write_online(repo, table)
+    ended.set()
+
+
+def _processes() -> Any:
+    """Return what makes processes that have imported Feast already, which takes seconds."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["feast", "llmfeat.store", "_online_writes"])
+    return context
 
 
 def _repo(store: str, folder: Path, redis_at: str, n_rows: int) -> tuple[Path, Path]:

@@ -42,6 +42,8 @@ class StoreColumns:
         Fields that hold a vector, and their dimensions.
     numbers : tuple of str
         Fields that hold a number.
+    types : tuple of str
+        Of the fields as Feast has them, in the order of `fields`; of vectors that of their numbers, too.
     fingerprint : str
         What the view's values are; empty for a view of somebody else's.
     """
@@ -51,6 +53,7 @@ class StoreColumns:
     stem: str
     vectors: Mapping[str, int]
     numbers: tuple[str, ...]
+    types: tuple[str, ...]
     fingerprint: str
 
     @classmethod
@@ -87,12 +90,17 @@ class StoreColumns:
                 f"{view.name} has { ({name: known[name] for name in useless} or known) }, of which no columns can be "
                 "made: name fields of numbers or vectors; histories are read by OnlineRanker"
             )
+        dtype = view.tags.get("dtype", "float32")
+        if vectors and dtype != "float32":
+            raise StoreConfigError(f"{view.name} has vectors of {dtype}, but float32 was expected: upgrade llmfeat")
+        kept = [name for name in vectors if name in wanted], [name for name in numbers if name in wanted]
         return cls(
             view.name,
             str(key),
             _SUFFIX.sub("", view.name),
-            {name: dim for name, dim in vectors.items() if name in wanted},
-            tuple(name for name in numbers if name in wanted),
+            {name: vectors[name] for name in kept[0]},
+            tuple(kept[1]),
+            (*(f"{known[name]} of {dtype}" for name in kept[0]), *(known[name] for name in kept[1])),
             view.tags.get("fingerprint", ""),
         )
 

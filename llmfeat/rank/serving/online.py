@@ -367,7 +367,10 @@ class OnlineRanker:
         columns = {}
         for name in self.bundle.base_columns:
             try:
-                columns[name] = np.broadcast_to(np.asarray(given[name], dtype=np.float64), (n_rows,))
+                values = np.asarray(given[name], dtype=np.float64)
+                if values.ndim and values.shape != (n_rows,):  # one value for all comes by itself, not in a list
+                    raise ValueError(f"{values.shape} came")
+                columns[name] = np.broadcast_to(values, (n_rows,))
             except (TypeError, ValueError) as error:
                 raise InputError(
                     f"base[{name!r}] is no number for each of {n_rows} candidates ({error}): pass as many"

@@ -66,9 +66,9 @@ def block_of(body: Mapping[str, Any], files: Mapping[str, bytes]) -> Block:
         (part,) = (_part_of(part, files) for part in body["vectors"])
         return SemanticBlock(names, part, _book_of(files[body["book"]]))
     if kind == "store":
-        return StoreBlock(
-            names, tuple(StoreColumns(**{**view, "numbers": tuple(view["numbers"])}) for view in body["views"])
-        )
+        lists = ("numbers", "types")
+        views = [{**view, **{name: tuple(view[name]) for name in lists}} for view in body["views"]]
+        return StoreBlock(names, tuple(StoreColumns(**view) for view in views))
     if kind == "base":
         return BaseBlock(names, tuple(body["columns"]))
     raise BundleError(f"the bundle has a block of the kind {kind!r}, which this version does not know: upgrade llmfeat")
