@@ -15,7 +15,7 @@ from llmfeat.encode.manifest import Generation
 from llmfeat.encode.parts import PART_SCHEMA, read_part
 from llmfeat.types import BoolArray, Int32Array, Int64Array
 
-__all__ = ["TableIndex", "hash_array"]
+__all__ = ["TableIndex", "hash_array", "last_rows"]
 
 _COLUMNS = ("item_id", "text_sha256", "deleted", "valid_from")
 
@@ -61,8 +61,7 @@ class TableIndex:
         part_of = np.repeat(np.arange(len(parts), dtype=np.int32), sizes)
         row_of = np.concatenate([np.empty(0, dtype=np.int32), *(np.arange(size, dtype=np.int32) for size in sizes)])
         encoded = rows.column("item_id").combine_chunks().dictionary_encode()
-        last = np.zeros(len(encoded.dictionary), dtype=np.int64)
-        last[encoded.indices.to_numpy()] = np.arange(len(rows))  # of equal indices numpy keeps the last assignment
+        last = last_rows(encoded)
         kept = rows.drop_columns(["item_id"]).take(pa.array(last))
         return cls(
             ids=encoded.dictionary,
@@ -93,6 +92,13 @@ class TableIndex:
         edges = np.flatnonzero(np.diff(self.part[order])) + 1
         for chunk in np.split(order, edges) if len(order) else ():
             yield int(self.part[chunk[0]]), chunk
+
+
+def last_rows(encoded: pa.DictionaryArray) -> Int64Array:
+    """Return, for each distinct id of a column, the last row that it stands in."""
+    last = np.zeros(len(encoded.dictionary), dtype=np.int64)
+    last[encoded.indices.to_numpy()] = np.arange(len(encoded))  # of equal indices numpy keeps the last assignment
+    return last
 
 
 def hash_array(cells: pa.FixedSizeBinaryArray) -> np.ndarray[tuple[int, int], np.dtype[np.uint64]]:

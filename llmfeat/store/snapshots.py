@@ -20,7 +20,7 @@ import pyarrow.compute as pc
 from llmfeat._base.files import atomic_write
 from llmfeat.encode.changes import now_us
 from llmfeat.encode.generations import writing
-from llmfeat.encode.index import hash_array
+from llmfeat.encode.index import hash_array, last_rows
 from llmfeat.encode.manifest import Part
 from llmfeat.encode.parts import part_folder, read_part, write_part
 from llmfeat.errors import TableCorruptError, TableNotFoundError
@@ -184,10 +184,7 @@ class SnapshotTable:
 
 def latest_of(rows: pa.Table, key: str) -> pa.Table:
     """Return the last row of each id."""
-    encoded = rows.column(key).combine_chunks().dictionary_encode()
-    last = np.zeros(len(encoded.dictionary), dtype=np.int64)
-    last[encoded.indices.to_numpy()] = np.arange(len(rows))  # of equal indices numpy keeps the last assignment
-    return rows.take(pa.array(last))
+    return rows.take(pa.array(last_rows(rows.column(key).combine_chunks().dictionary_encode())))
 
 
 def row_hashes(fields: pa.Table) -> pa.Array:

@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 from llmfeat._base.ahead import ahead
 from llmfeat._base.progress import bar
 from llmfeat.encode.changes import now_us
+from llmfeat.encode.index import last_rows
 from llmfeat.encode.manifest import Part
 from llmfeat.encode.parts import read_part
 from llmfeat.errors import InputError, StoreWriteError
@@ -116,11 +117,8 @@ class TableRows:
             read_part(self.folder, part, [self.key]).column(self.key).combine_chunks() for part in self.parts[since:]
         ]
         encoded = pa.chunked_array([pa.array([], pa.string()), *ids]).combine_chunks().dictionary_encode()
-        codes = encoded.indices.to_numpy()
-        last = np.zeros(len(encoded.dictionary), dtype=np.int64)
-        last[codes] = np.arange(len(codes))  # of equal indices numpy keeps the last assignment
-        is_last = np.zeros(len(codes), dtype=bool)
-        is_last[last] = True
+        is_last = np.zeros(len(encoded), dtype=bool)
+        is_last[last_rows(encoded)] = True
         ends = np.cumsum([len(part) for part in ids])
         return [pa.array(np.flatnonzero(each)) for each in np.split(is_last, ends[:-1])] if ids else []
 

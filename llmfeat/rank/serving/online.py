@@ -6,7 +6,6 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,60 +21,17 @@ from llmfeat.rank.serving.bundle import RankerBundle
 from llmfeat.rank.serving.cold import ColdItems
 from llmfeat.rank.serving.deadline import Deadline, Late, Pace
 from llmfeat.rank.serving.gathered import Gathered
+from llmfeat.rank.serving.ranking import Ranking, in_order
 from llmfeat.rank.serving.request_log import RequestLog, ServedRequest
 from llmfeat.rank.serving.sources import CandidateVectors, StoreReader, checked_histories
 from llmfeat.store import FeastHistories
 from llmfeat.text import ItemTemplate
 from llmfeat.types import Float32Array, Float64Array, VectorSource
 
-__all__ = ["DEGRADATION", "OnlineRanker", "Ranking"]
+__all__ = ["OnlineRanker"]
 
-DEGRADATION = ("texts", "vectors", "store", "history", "ranker")
-"""What a request does without when time runs short or the store fails, in this order.
-
-``texts``: cold items are not encoded, and have no vector. ``vectors``: vectors that are not in this process are not
-waited for. ``store``: numbers of the feature store are not waited for. ``history``: the user is ranked as one without
-a history. ``ranker``: candidates come back as they came, or in the order of `fallback`, without scores.
-"""
 _FIRST_COMPUTE_S = 0.002
 _POOL_THREADS = 64
-
-
-@dataclass(frozen=True, eq=False)
-class Ranking:
-    """The answer to a request.
-
-    Attributes
-    ----------
-    item_ids : list of str
-        The candidates, best first; of equal scores the one that came first.
-    scores : ndarray of shape (n_candidates,), float64
-        Of `item_ids`; NaN where the ranker did not run.
-    because_item_ids : list of str or None, optional
-        The item of the history that each is most similar to, where that was asked for.
-    degraded : tuple of str
-        What the request did without, of `DEGRADATION`; empty where it has all.
-    n_missing : int
-        Candidates without a vector.
-    n_encoded : int
-        Cold candidates whose text was encoded for this request.
-    n_events : int
-        Events of the history that was found.
-    is_history_cut : bool
-        Whether the store keeps too few events of this user: a lag hides the newest, and older ones are gone.
-    elapsed_ms : float
-        From the call to the answer.
-    """
-
-    item_ids: list[str]
-    scores: Float64Array
-    because_item_ids: list[str | None] | None
-    degraded: tuple[str, ...]
-    n_missing: int
-    n_encoded: int
-    n_events: int
-    is_history_cut: bool
-    elapsed_ms: float
 
 
 class OnlineRanker:
@@ -255,7 +211,7 @@ class OnlineRanker:
             [ids[at] for at in order],
             scores[order],
             None if why is None else [why[at] for at in order],
-            tuple(name for name in DEGRADATION if name in degraded),
+            in_order(degraded),
             n_missing,
             n_encoded,
             len(found.history),
@@ -407,7 +363,7 @@ class OnlineRanker:
             ids,
             np.full(len(ids), np.nan),
             None,
-            tuple(name for name in DEGRADATION if name in degraded),
+            in_order(degraded),
             n_missing,
             n_encoded,
             len(found.history),
