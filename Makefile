@@ -9,7 +9,7 @@ OUT ?= out/demo
 REDIS_TESTS = $(shell grep -lE 'tests\.(stores|shop) import' tests/test_*.py)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-redis lint format docs bench bench-check clean
+.PHONY: help demo test test-all test-redis lint format docs bench bench-check clean
 
 help:  ## show this
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -19,7 +19,10 @@ demo: $(VENV)/.all  ## what LLM features add, on real data: MovieLens-100K, Ligh
 
 # A process per core, of one thread each: torch's and ONNX Runtime's threads would only get in each other's way. Files in their
 # order: sorted by their number of tests, the longest would come last, one alone.
-test: lint  ## lint, types, layers, then the tests
+test: lint  ## lint, types, layers, then the tests, but for the slow ones
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder -m "not slow"
+
+test-all: lint  ## the same with the slow ones: quick runs of the benchmarks, processes that are killed
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
 
 test-redis: $(VENV)/.dev  ## the tests of the feature store, with a Redis server, which is installed where there is none

@@ -19,6 +19,7 @@ ROOT = Path(__file__).parent.parent
 TEXT_FAMILIES = ("similarity", "learned", "smoothed", "alike_users")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "figures"),
     [
@@ -105,6 +106,7 @@ def run(name, out, *more):
     return body["figures"], body["rows"]
 
 
+@pytest.mark.slow
 def test_quick_runs_of_the_features(tmp_path, artifact):
     write_data(tmp_path)
     out, where = tmp_path / "out.json", ("--data", tmp_path, "--artifact", artifact.path)
@@ -122,6 +124,7 @@ def test_quick_runs_of_the_features(tmp_path, artifact):
     assert "pass --data DIR" in missing.stderr
 
 
+@pytest.mark.slow
 def test_a_quick_run_of_the_lift(tmp_path, artifact):
     write_data(tmp_path)
     figures, rows = run("lift", tmp_path / "out.json", "--data", tmp_path, "--artifact", artifact.path)
@@ -133,6 +136,7 @@ def test_a_quick_run_of_the_lift(tmp_path, artifact):
     assert len(rows[-1]["looks"]) >= 1
 
 
+@pytest.mark.slow
 def test_a_quick_run_of_the_verdicts(tmp_path):
     figures, rows = run("verdict", tmp_path / "out.json")
     assert [(row["task"], row["level"]) for row in rows] == [("click", "large"), ("next-item", "large")]
@@ -140,6 +144,7 @@ def test_a_quick_run_of_the_verdicts(tmp_path):
     assert figures["click_large_no"] == figures["next_item_large_no"] == 0
 
 
+@pytest.mark.slow
 def test_a_quick_run_of_the_store(tmp_path, redis_server, monkeypatch):
     figures, rows = run("online", tmp_path / "out.json")
     monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))

@@ -32,7 +32,7 @@ from llmfeat.cli.main import cli
 from llmfeat.encode import agreement
 from llmfeat.evaluate import fitting
 from llmfeat.export import exporter
-from tests import conftest
+from tests import conftest, stores
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("**/*.md"))]
@@ -203,6 +203,11 @@ def cache(tmp_path_factory):
     return tmp_path_factory.mktemp("cache")
 
 
+def applied(repo):
+    stores.apply(Path(repo))
+    return ""
+
+
 @pytest.fixture
 def place(tmp_path, tiny, cache, monkeypatch):
     """Go to an empty folder, where every export gives the tiny artifact: a real one takes minutes, and torch."""
@@ -219,6 +224,8 @@ def place(tmp_path, tiny, cache, monkeypatch):
     monkeypatch.setattr(fitting, "_MOST_TREES", 3)
     for task in ("click", "next_item.task"):
         monkeypatch.setattr(f"llmfeat.evaluate.{task}._N_REQUESTS", 5)
+    # `feast apply` in a process of its own imports Feast each time; what it does is the same, and has a test.
+    monkeypatch.setattr("llmfeat.store.apply_repo", applied)
     monkeypatch.setenv("LLMFEAT_CACHE_DIR", str(cache))
     monkeypatch.chdir(tmp_path)
 

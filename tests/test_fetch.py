@@ -77,6 +77,7 @@ def write_gguf(model, path, *, without=""):
     writer.close()
 
 
+@pytest.mark.slow
 def test_a_gguf_file_gives_what_its_weights_give(tmp_path):
     model = save_tiny("llama", tmp_path / "model")
     write_gguf(model, tmp_path / "model.gguf")
@@ -154,6 +155,7 @@ class TestFolders:
             export_model(folder, tmp_path / "artifact")
         assert not (tmp_path / "ran").exists()
 
+    @pytest.mark.slow
     def test_nor_is_anybody_asked_whether_to_run_it(self, models, tmp_path):
         """Somebody at the terminal who says yes to everything still runs nothing."""
         for named in ("AutoProcessor", "AutoTokenizer", "AutoModel"):

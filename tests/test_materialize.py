@@ -850,6 +850,7 @@ class TestKills:
         assert process.exitcode in (0, -signal.SIGKILL)
         return process.exitcode != 0
 
+    @pytest.mark.slow
     def test_no_moment_loses_a_row(self, tmp_path, online, processes):
         draw = random.Random(20)
         world = Versions(tmp_path, online, n_ids=self.N_IDS)

@@ -117,6 +117,7 @@ class TestRepositories:
             with pytest.raises(TableNotFoundError, match=r"manifest\.json"):
                 objects()
 
+    @pytest.mark.slow
     def test_feast_apply(self, tmp_path):
         """Feast's own command; everywhere else tests do the same in this process."""
         repo = init_repo(tmp_path)
