@@ -21,6 +21,7 @@ import lmdb
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from numpy.testing import assert_array_equal  # now: a fork while a thread imports it would wait for ever
 
 from llmfeat.cli.main import cli
 from llmfeat.encode.cache import VectorCache, environment, file, vectors
@@ -51,7 +52,7 @@ def found_right(cache: VectorCache, numbers, dim: int = DIM) -> list[bool]:
     """Which of the numbers are found; a vector that is not the right one fails."""
     numbers = list(numbers)
     got, found = cache.get(keys_of(numbers), dim)
-    np.testing.assert_array_equal(got, np.where(found[:, None], vectors_of(numbers, dim), 0))
+    assert_array_equal(got, np.where(found[:, None], vectors_of(numbers, dim), 0))
     return found.tolist()
 
 
