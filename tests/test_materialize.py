@@ -912,10 +912,8 @@ class TestStrays:
         assert repo.vectors(["i1"]) == [numbered(4)["i1"]]
 
 
-def test_rows_that_would_expire_are_refused(repo, online):
-    if online["redis"] is None:
-        pytest.skip("SQLite has no such setting")
-    repo.put(numbered(1)).apply()
+def test_rows_that_would_expire_are_refused(tmp_path, redis_server):
+    repo = Repo(tmp_path, {"redis": redis_server, "project": "expiring"}).put(numbered(1)).apply()
     yaml = repo.path / "feature_store.yaml"
     yaml.write_text(yaml.read_text().replace("  type: redis\n", "  type: redis\n  key_ttl_seconds: 60\n"))
     with pytest.raises(StoreConfigError, match="key_ttl_seconds: 60 under online_store"):

@@ -148,11 +148,11 @@ def materialize(
             if "scalars" in only:
                 scalars = tables.scalars(generation)
                 rows = scalar_rows(tables.sources.items, generation, book=tables.book, log=tables.log)
-                scalars, _ = scalars.update(rows, delete=True, counted=COUNTED if tables.log is not None else ())
+                scalars = scalars.update(rows, counted=COUNTED if tables.log is not None else ())
                 write(scalars.fingerprint, "item_scalars", scalar_table_rows(scalars))
         if "histories" in only and tables.log is not None:
             histories = tables.histories()
-            histories, _ = histories.update(history_rows(tables.log, max_events=tables.sources.max_events), delete=True)
+            histories = histories.update(history_rows(tables.log, max_events=tables.sources.max_events))
             events = open_view(store, histories.fingerprint, "user_events", where=repo)
             drop = functools.partial(drop_pushed, events, until_us=int(tables.log.times_us.max()))
             write(histories.fingerprint, "user_histories", history_table_rows(histories), cleared=drop)

@@ -100,15 +100,13 @@ class SnapshotTable:
         if not self.opened().parts:
             self._append(self.schema.empty_table())
 
-    def update(self, rows: pa.Table, *, delete: bool, counted: Sequence[str] = ()) -> tuple[Self, dict[str, int]]:
-        """Append the rows that differ from what is there, and return the table as it is then, with counts.
+    def update(self, rows: pa.Table, *, counted: Sequence[str] = ()) -> Self:
+        """Append the rows that differ from what is there, delete the others, and return the table as it is then.
 
         Parameters
         ----------
         rows : pyarrow.Table
             The key, the fields and ``valid_from``; one row an id.
-        delete : bool
-            Whether ids that are there and not among `rows` are deleted.
         counted : sequence of str, optional
             Fields that nobody knew before now. Rows of these are valid from now on; an id that is new has a row before
             it, from its own ``valid_from`` on, in which they are null.
@@ -135,16 +133,10 @@ class SnapshotTable:
         first = rows.take(pa.array(np.flatnonzero(~is_known))) if counted else rows.slice(0, 0)
         first = _with_rows(_without(first, counted), pa.nulls(len(first), pa.binary(32)), moment, self.schema)
         alive = latest.filter(pc.invert(latest.column("deleted")))
-        gone = alive.filter(pc.invert(pc.is_in(alive.column(self.key), value_set=ids))) if delete else alive.slice(0, 0)
+        gone = alive.filter(pc.invert(pc.is_in(alive.column(self.key), value_set=ids)))
         tombstones = _tombstones(gone.column(self.key), moment, self.schema)
         written = pa.concat_tables([first, added, tombstones])
-        counts = {
-            "new": int(np.count_nonzero(~is_known)),
-            "changed": int(np.count_nonzero(is_known & ~same)),
-            "unchanged": int(np.count_nonzero(same)),
-            "deleted": len(gone),
-        }
-        return (held._append(written) if len(written) else held), counts
+        return held._append(written) if len(written) else held
 
     def latest(self, columns: Iterable[str] | None = None) -> pa.Table:
         """Return the latest row of each id, deleted ones included; some columns, beside the id, or all."""

@@ -233,9 +233,8 @@ def _changed_since(
         return changed
     folder = Path(table)
     written: dict[str, int] = {}
-    for fingerprint in bundle.vectors:
-        if fingerprint in Manifest.read(folder).generations:
-            generation = Manifest.read(folder).generation(fingerprint, where=folder)
+    for fingerprint, generation in Manifest.read(folder).generations.items():
+        if fingerprint in bundle.vectors:
             latest = latest_rows(folder, generation, ["item_id", "written_at"])
             times = latest.column("written_at").cast(pa.int64()).to_pylist()
             for key, time_us in zip(latest.column("item_id").to_pylist(), times, strict=True):
