@@ -62,6 +62,36 @@ class TextTokenizer:
         near = [self._near_end(text, self.max_tokens, side=self.side) for text in texts]
         return [encoding.ids or [self.pad_id] for encoding in self._tokenizer.encode_batch_fast(near)]
 
+    def whole_ids(self, texts: Sequence[str], *, special: bool = True) -> list[list[int]]:
+        """Return the token ids of each text, however long it is, to be continued: nothing stands behind it.
+
+        With `special` the tokenizer's own tokens stand before it, such as that of a begin.
+        """
+        before = list(self._begin_ids) if special else []
+        return [before + each.ids for each in self._whole.encode_batch_fast(list(texts), add_special_tokens=False)]
+
+    def plain_ids(self, text: str) -> list[int]:
+        """Return the token ids of a text, and no special ones."""
+        return self.whole_ids([text], special=False)[0]
+
+    def token_id(self, token: str) -> int | None:
+        """Return the id of a token of the vocabulary, None where there is no such token."""
+        found: int | None = self._tokenizer.token_to_id(token)
+        return found
+
+    @cached_property
+    def _begin_ids(self) -> tuple[int, ...]:
+        """The special tokens that the tokenizer puts before a text."""
+        encoded = self._whole.encode("a")
+        n_before = next((at for at, is_special in enumerate(encoded.special_tokens_mask) if not is_special), 0)
+        return tuple(encoded.ids[:n_before])
+
+    @cached_property
+    def special_texts(self) -> tuple[str, ...]:
+        """The texts that stand for special tokens wherever they come, longest first."""
+        added = self._tokenizer.get_added_tokens_decoder().values()
+        return tuple(sorted((token.content for token in added if token.special), key=lambda text: (-len(text), text)))
+
     def flat_ids(self, texts: Sequence[str]) -> tuple[Int64Array, Int64Array]:
         """Return the token ids of all texts one after another, and the number of each text's, both int64."""
         ids = self.batch_ids(texts)

@@ -2,6 +2,7 @@
 
 from llmfeat.export.exporter import cached_artifact, export_model
 from llmfeat.export.fetch import open_source
+from llmfeat.export.finetune import Examples, Lora, finetune_scorer
 from llmfeat.export.source import ModelSource
 
-__all__ = ["ModelSource", "cached_artifact", "export_model", "open_source"]
+__all__ = ["Examples", "Lora", "ModelSource", "cached_artifact", "export_model", "finetune_scorer", "open_source"]

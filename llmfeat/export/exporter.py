@@ -26,7 +26,7 @@ from llmfeat.export.storage import data_file
 from llmfeat.export.tokenizer import pad_token_id, save_tokenizer, truncation_side
 from llmfeat.export.trace import OPSET
 
-__all__ = ["cached_artifact", "export_model"]
+__all__ = ["cached_artifact", "export_model", "export_source"]
 
 _LIBRARIES = (
     "torch",
@@ -111,75 +111,108 @@ def export_model(
     _check_parameters(kind, precision, pooling=pooling, dim=dim, prompts=(query_prompt, document_prompt))
     out = Path(out)
     _check_place(out)
-    say = say or (lambda line: None)
     with open_source(model) as source:
-        if is_non_commercial(source.licence):
-            warnings.warn(
-                f"{source.name} is under {source.licence!r}, which forbids commercial use: ask its makers before you "
-                "put it into production",
-                LLMFeatWarning,
-                stacklevel=2,
-            )
-        # All that can be refused for its configuration is refused before anything is computed.
-        cut = source.max_tokens(max_tokens)
-        head = _head(source, kind, pooling=pooling, dim=dim)
-        prompts = read_prompts(source, query=query_prompt, document=document_prompt) if head else ("", "")
-        say(
-            f"{source.name}: {source.architecture}, licence {source.licence}{_pooling_words(head)}, cut at {cut} tokens"
+        return export_source(
+            source,
+            out,
+            kind=kind,
+            pooling=pooling,
+            precision=precision,
+            max_tokens=max_tokens,
+            dim=dim,
+            query_prompt=query_prompt,
+            document_prompt=document_prompt,
+            calibration_texts=calibration_texts,
+            force=force,
+            say=say,
+            progress=progress,
         )
-        with atomic_folder(out) as staging:
-            save_tokenizer(source, staging / TOKENIZER_FILE)
-            tokenizer = TextTokenizer(
-                staging / TOKENIZER_FILE, max_tokens=cut, pad_id=pad_token_id(source), side=truncation_side(source)
-            )
-            texts = _calibration_texts(calibration_texts)
-            job = ExportJob(source, head, prompts, precision, tokenizer, texts, say, progress)
-            made = job.run(staging / GRAPH_FILE)
-            if made.parity["failures"] and not force:
-                raise ParityError(_failure_message(source, precision, made.parity))
-            files = {path.name: _record(path) for path in (*made.files, staging / TOKENIZER_FILE)}
-            spec = ArtifactSpec(
-                kind=kind,
-                source=source.name,
-                revision=source.revision,
-                architecture=source.architecture,
-                licence=source.licence,
-                pooling=head.pooling if head else None,
-                normalize=head.normalize if head else False,
-                include_prompt=head.include_prompt if head else True,
-                query_prompt=prompts[0],
-                document_prompt=prompts[1],
-                max_tokens=cut,
-                truncation_side=tokenizer.side,
-                pad_token_id=tokenizer.pad_id,
-                dim=head.dim if head else int(source.config.vocab_size),
-                precision=precision,
-                opset=OPSET,
-                chat_template=source.tokenizer.chat_template if kind == "scorer" else None,
-                special_tokens=_special_tokens(source),
-                graph_sha256=made.sha256,
-                tokenizer_sha256=files[TOKENIZER_FILE].sha256,
-                files=files,
-                fusions=made.fusions.to_dict(),
-                calibration=_calibration(texts, made) if precision == "int8" else {},
-                versions=_versions(),
-                parity=made.parity,
-            )
-            (staging / SPEC_FILE).write_text(spec.to_json(), encoding="utf-8")
+
+
+def export_source(
+    source: ModelSource,
+    out: Path,
+    *,
+    kind: str = "encoder",
+    pooling: str = "auto",
+    precision: str = "fp32",
+    max_tokens: int | None = None,
+    dim: int | None = None,
+    query_prompt: str | None = None,
+    document_prompt: str | None = None,
+    calibration_texts: Sequence[str] | None = None,
+    force: bool = False,
+    say: Say | None = None,
+    progress: bool = False,
+) -> ModelArtifact:
+    """Export a model that is on this machine; see `export_model`."""
+    _check_place(out)
+    say = say or (lambda line: None)
+    if is_non_commercial(source.licence):
+        warnings.warn(
+            f"{source.name} is under {source.licence!r}, which forbids commercial use: ask its makers before you "
+            "put it into production",
+            LLMFeatWarning,
+            stacklevel=3,
+        )
+    # All that can be refused for its configuration is refused before anything is computed.
+    cut = source.max_tokens(max_tokens)
+    head = _head(source, kind, pooling=pooling, dim=dim)
+    prompts = read_prompts(source, query=query_prompt, document=document_prompt) if head else ("", "")
+    say(f"{source.name}: {source.architecture}, licence {source.licence}{_pooling_words(head)}, cut at {cut} tokens")
+    with atomic_folder(out) as staging:
+        save_tokenizer(source, staging / TOKENIZER_FILE)
+        tokenizer = TextTokenizer(
+            staging / TOKENIZER_FILE, max_tokens=cut, pad_id=pad_token_id(source), side=truncation_side(source)
+        )
+        texts = _calibration_texts(calibration_texts)
+        job = ExportJob(source, head, prompts, precision, tokenizer, texts, say, progress)
+        made = job.run(staging / GRAPH_FILE)
+        if made.parity["failures"] and not force:
+            raise ParityError(_failure_message(source, precision, made.parity))
+        files = {path.name: _record(path) for path in (*made.files, staging / TOKENIZER_FILE)}
+        spec = ArtifactSpec(
+            kind=kind,
+            source=source.name,
+            revision=source.revision,
+            architecture=source.architecture,
+            licence=source.licence,
+            pooling=head.pooling if head else None,
+            normalize=head.normalize if head else False,
+            include_prompt=head.include_prompt if head else True,
+            query_prompt=prompts[0],
+            document_prompt=prompts[1],
+            max_tokens=cut,
+            truncation_side=tokenizer.side,
+            pad_token_id=tokenizer.pad_id,
+            dim=head.dim if head else int(source.config.vocab_size),
+            precision=precision,
+            opset=OPSET,
+            chat_template=source.tokenizer.chat_template if kind == "scorer" else None,
+            special_tokens=_special_tokens(source),
+            graph_sha256=made.sha256,
+            tokenizer_sha256=files[TOKENIZER_FILE].sha256,
+            files=files,
+            fusions=made.fusions.to_dict(),
+            calibration=_calibration(texts, made) if precision == "int8" else {},
+            versions=_versions(),
+            parity=made.parity,
+        )
+        (staging / SPEC_FILE).write_text(spec.to_json(), encoding="utf-8")
     return ModelArtifact.load(out)
 
 
-def cached_artifact(model: str) -> ModelArtifact:
+def cached_artifact(model: str, *, kind: str = "encoder") -> ModelArtifact:
     """Return the artifact of a bundled model from the user's cache, exported the first time.
 
     A model, an exporter or a version of a library that changed is another entry of the cache.
     """
     key = text_sha256(canonical_json([model, source_sha256(sys.modules["llmfeat.export"]), _versions()]))
-    folder = cache_dir("artifacts") / f"{model.rpartition(':')[2]}-{key[:16]}"
+    folder = cache_dir("artifacts") / f"{model.rpartition(':')[2]}-{kind}-{key[:16]}"
     try:
         return ModelArtifact.load(folder)
     except ArtifactError:
-        return export_model(model, folder)
+        return export_model(model, folder, kind=kind)
 
 
 def _check_parameters(

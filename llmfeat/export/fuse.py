@@ -60,7 +60,7 @@ class Fusions:
         return {**asdict(self), "left": list(self.left)}
 
 
-def fuse(model: onnx.ModelProto, source: ModelSource, *, attention: bool = True) -> tuple[onnx.ModelProto, Fusions]:
+def fuse(model: onnx.ModelProto, source: ModelSource, *, attention_for: str = "") -> tuple[onnx.ModelProto, Fusions]:
     """Return a graph with what ONNX Runtime fuses, and a report.
 
     Only the fusions by pattern run, none of the optimizations that suit one processor alone: the graph stays one that
@@ -72,8 +72,8 @@ def fuse(model: onnx.ModelProto, source: ModelSource, *, attention: bool = True)
         A traced graph.
     source : ModelSource
         Its model, for the number of heads.
-    attention : bool, default=True
-        Whether attention may become one operator, which hides its products from quantization.
+    attention_for : str, default=""
+        Why attention is to stay as plain products; by default it may become one operator, which hides them.
     """
     from onnx import helper
 
@@ -81,7 +81,7 @@ def fuse(model: onnx.ModelProto, source: ModelSource, *, attention: bool = True)
     options_of = import_optional("onnxruntime.transformers.fusion_options", purpose="exporting a model").FusionOptions
     family = "qwen3" if source.is_decoder else "bert"
     options = options_of(family)
-    options.enable_attention = attention
+    options.enable_attention = not attention_for
     options.enable_embed_layer_norm = False  # takes 32-bit ids and builds its own mask, which OpenVINO does not read
     options.use_raw_attention_mask(True)  # a mask index knows padding on the right only
     before = _count(model)
@@ -103,7 +103,7 @@ def fuse(model: onnx.ModelProto, source: ModelSource, *, attention: bool = True)
     fused = {name: after[name] for name in _FUSED if after[name]}
     if not any(entry.domain == _MICROSOFT for entry in fused_model.opset_import):
         fused_model.opset_import.append(helper.make_opsetid(_MICROSOFT, 1))
-    report = Fusions(family, before.total(), after.total(), fused, tuple(_left(after, attention=attention)))
+    report = Fusions(family, before.total(), after.total(), fused, tuple(_left(after, attention_for)))
     return fused_model, report
 
 
@@ -127,13 +127,12 @@ def _unread(model: onnx.ModelProto, *, decoder: bool) -> set[str]:
     return {name for name in matrices if readers.get(name, set()) <= unread}
 
 
-def _left(after: Counter[str], *, attention: bool) -> list[str]:
+def _left(after: Counter[str], attention_for: str) -> list[str]:
     # A softmax that is still a node of its own stands for an attention that was not fused.
     left = []
-    if after["Softmax"] and attention:
-        left.append(f"attention in {after['Softmax']} layers")
-    elif after["Softmax"]:
-        left.append(f"attention in {after['Softmax']} layers, so that its products could be quantized")
+    if after["Softmax"]:
+        why = f", so that {attention_for}" if attention_for else ""
+        left.append(f"attention in {after['Softmax']} layers{why}")
     if after["Erf"]:
         left.append(f"{after['Erf']} GELU")
     if (after["Cos"] or after["Sin"]) and not after["RotaryEmbedding"]:

@@ -21,6 +21,7 @@ __all__ = [
     "HIDDEN",
     "LOGITS",
     "PROMPT_TOKENS",
+    "Nodes",
     "graft_head",
     "graft_last_logits",
     "graft_positions",
@@ -37,25 +38,33 @@ _LEAST_NORM = 1e-12
 _LEAST_COUNT = 1e-9
 
 
-class _Nodes:
+class Nodes:
     """New nodes and constants, written as one writes expressions."""
 
     def __init__(self, prefix: str) -> None:
         self._prefix = prefix
+        self._n_made = 0
         self.nodes: list[onnx.NodeProto] = []
         self.constants: list[onnx.TensorProto] = []
 
     def constant(self, value: Any) -> str:
+        """Return the name of a new constant."""
         from onnx import numpy_helper
 
         name = f"llmfeat_{self._prefix}_c{len(self.constants)}"
         self.constants.append(numpy_helper.from_array(np.asarray(value), name))
         return name
 
+    def like(self, value: Any, other: str) -> str:
+        """Return a constant in the type of another value, which a conversion to float16 may change."""
+        return self("CastLike", self.constant(value), other)
+
     def __call__(self, op: str, *inputs: str, **attributes: Any) -> str:
+        """Return the name of what an operator gives."""
         from onnx import helper
 
-        output = f"llmfeat_{self._prefix}_n{len(self.nodes)}"
+        output = f"llmfeat_{self._prefix}_n{self._n_made}"
+        self._n_made += 1
         self.nodes.append(helper.make_node(op, list(inputs), [output], name=output, **attributes))
         return output
 
@@ -73,7 +82,7 @@ def graft_positions(model: onnx.ModelProto) -> None:
     """
     if _POSITIONS not in {entry.name for entry in model.graph.input}:
         return
-    make = _Nodes("positions")
+    make = Nodes("positions")
     counted = make("Sub", make("CumSum", _MASK, make.constant(np.int64(1))), make.constant(np.int64(1)))
     positions = make("Max", counted, make.constant(np.int64(0)))
     make.call_it(_last_columns(make, positions), _POSITIONS)
@@ -102,7 +111,7 @@ def graft_head(model: onnx.ModelProto, head: EmbeddingHead, *, hidden_size: int)
         raise ExportError(f"the graph has the outputs {[o.name for o in model.graph.output]}, not {HIDDEN!r}")
     if hidden_size != head.hidden_size:
         raise ExportError(f"the pooling is for {head.hidden_size} dimensions, the transformer has {hidden_size}")
-    make = _Nodes("head")
+    make = Nodes("head")
     mask = _MASK
     if not head.include_prompt:
         seen = make("CumSum", mask, make.constant(np.int64(1)))
@@ -142,7 +151,7 @@ def graft_last_logits(model: onnx.ModelProto, *, vocab_size: int) -> bool:
             break
         node = producers[inner[0]]
     found = node.op_type == "MatMul" and node.input[1] in constants
-    make = _Nodes("last")
+    make = Nodes("last")
     last = _position(make, _last_columns(make, _MASK), first=False)
     if found:
         node.input[0] = make("GatherND", node.input[0], last, batch_dims=1)
@@ -172,7 +181,7 @@ def trim_rotary(model: onnx.ModelProto, *, n_positions: int) -> None:
             tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor)[:n_positions].copy(), tensor.name))
 
 
-def _pool(make: _Nodes, mask: str, pooling: str) -> str:
+def _pool(make: Nodes, mask: str, pooling: str) -> str:
     from onnx import TensorProto
 
     if pooling == "mean":
@@ -192,7 +201,7 @@ def _pool(make: _Nodes, mask: str, pooling: str) -> str:
     raise ExportError(f"pooling={pooling!r}, but 'mean', 'cls' or 'last' was expected")
 
 
-def _position(make: _Nodes, mask: str, *, first: bool) -> str:
+def _position(make: Nodes, mask: str, *, first: bool) -> str:
     """Return where the first or last one of an int64 mask of shape (n, length) is, of shape (n, 1); 0 without any."""
     from onnx import numpy_helper
 
@@ -206,30 +215,30 @@ def _position(make: _Nodes, mask: str, *, first: bool) -> str:
     return make("Where", make("Greater", best, none), place, none)
 
 
-def _dense(make: _Nodes, value: str, layer: DenseLayer) -> str:
+def _dense(make: Nodes, value: str, layer: DenseLayer) -> str:
     value = make("MatMul", value, make.constant(np.ascontiguousarray(layer.weight.T)))
     if layer.bias is not None:
         value = make("Add", value, make.constant(layer.bias))
     return make(layer.activation, value) if layer.activation else value
 
 
-def _last_columns(make: _Nodes, value: str) -> str:
+def _last_columns(make: Nodes, value: str) -> str:
     """Return the columns of a (batch, past + length) value that belong to the ids at hand."""
     length = make("Gather", make("Shape", _IDS), make.constant(np.array([1])), axis=0)
     end, axis = make.constant(np.array([np.iinfo(np.int64).max])), make.constant(np.array([1]))
     return make("Slice", value, make("Neg", length), end, axis)
 
 
-def _append(model: onnx.ModelProto, made: _Nodes) -> None:
+def _append(model: onnx.ModelProto, made: Nodes) -> None:
     model.graph.node.extend(made.nodes)
     model.graph.initializer.extend(made.constants)
 
 
-def _prepend(model: onnx.ModelProto, made: _Nodes) -> None:
+def _prepend(model: onnx.ModelProto, made: Nodes) -> None:
     _insert_before(model, made, model.graph.node[0])
 
 
-def _insert_before(model: onnx.ModelProto, made: _Nodes, node: onnx.NodeProto) -> None:
+def _insert_before(model: onnx.ModelProto, made: Nodes, node: onnx.NodeProto) -> None:
     nodes = list(model.graph.node)
     at = next(position for position, other in enumerate(nodes) if other.output[0] == node.output[0])
     for offset, new in enumerate(made.nodes):

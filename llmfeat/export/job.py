@@ -19,6 +19,7 @@ from llmfeat.export.precision import to_fp16, to_int8
 from llmfeat.export.quiet import quietly
 from llmfeat.export.reference import EncoderReference, ScorerReference
 from llmfeat.export.runner import GraphError, GraphRunner, graph_inputs, make_feeds
+from llmfeat.export.share import share_prefix
 from llmfeat.export.source import ModelSource
 from llmfeat.export.storage import data_file, save_graph
 from llmfeat.export.trace import trace
@@ -91,7 +92,7 @@ class ExportJob:
             graph = trace(source, kind="encoder" if head else "scorer")
         if why_unfused is None:
             with quietly(), spinner("fusing operators", shown=self.progress):
-                graph, fusions = fuse(graph, source, attention=self.precision != "int8")
+                graph, fusions = fuse(graph, source, attention_for=self._attention_for)
         else:
             fusions = unfused(graph, why_unfused)
         self.say(_fusion_line(fusions))
@@ -100,6 +101,9 @@ class ExportJob:
         trim_rotary(graph, n_positions=tokenizer.max_tokens if head else source.context_tokens or tokenizer.max_tokens)
         if head is None:
             graft_last_logits(graph, vocab_size=int(source.config.vocab_size))
+            # Quantized products are written in another way; and calibration, without a cache, would see them empty.
+            shared = self.precision != "int8" and share_prefix(graph)
+            self.say("a prefix is computed once for a batch" + ("" if shared else ", and its keys copied to each row"))
         if self.precision == "fp16":
             graph = to_fp16(graph, keep=[HIDDEN, LOGITS])
         elif self.precision == "int8":
@@ -114,6 +118,13 @@ class ExportJob:
         if head is not None:
             graft_head(graph, head, hidden_size=source.hidden_size)
         return graph, fusions, kept
+
+    @property
+    def _attention_for(self) -> str:
+        """Why attention is not fused, in words; empty where it may be."""
+        if self.precision == "int8":
+            return "its products can be quantized"
+        return "" if self.head else "rows can share the keys of a prefix"
 
     def _certify(self, graph: Path) -> dict[str, Any]:
         runner = GraphRunner(graph, pad_id=self.tokenizer.pad_id)

@@ -140,6 +140,8 @@ def certify_scorer(
         "top10_overlap": _overlap(*neighbours),
         "least_top10_overlap": LEAST_OVERLAP[precision],
         "cache_log_prob_diff_max": _cache_difference(runner, probes),
+        "shares_prefix": runner.shares_prefix,
+        "shared_log_prob_diff_max": _shared_difference(runner, probes) if runner.shares_prefix else None,
         "left_right_log_prob_diff_max": float(np.abs(left - got[7][1]).max()),
         "batch_invariance": _batch_invariance(runner, catalogue, _log_prob_distance),
         "worst": _worst(got, diffs, lowest=False),
@@ -232,6 +234,16 @@ def _cache_difference(runner: GraphRunner, probes: Sequence[Probe]) -> float:
     return float(np.max(differences))
 
 
+def _shared_difference(runner: GraphRunner, probes: Sequence[Probe]) -> float:
+    """Return the largest difference between texts in one piece, and behind a prefix whose cache they share."""
+    longest = max(probes, key=lambda probe: len(probe.ids)).ids
+    prefix = longest[: max(1, len(longest) // 2)]
+    others = [probe for probe in probes if len(probe.ids) + len(prefix) <= len(longest)][::_CUT_EVERY]
+    suffixes = [probe.ids for probe in others] or [prefix[:1]]
+    scored = runner.run_with_shared_cache(prefix, suffixes)
+    return _log_prob_distance(scored, np.stack([runner.run([prefix + suffix])[0] for suffix in suffixes]))
+
+
 def _encoder_failures(found: dict[str, Any]) -> Iterator[str]:
     # Written so that a NaN is a failure.
     if not found["cosine_min"] >= found["least_cosine"]:
@@ -254,9 +266,10 @@ def _scorer_failures(found: dict[str, Any]) -> Iterator[str]:
     for name, what in (
         ("log_prob_diff_max", "to the model in torch"),
         ("cache_log_prob_diff_max", "between a text in one piece and with a key/value cache"),
+        ("shared_log_prob_diff_max", "between a text in one piece and behind a shared prefix"),
         ("left_right_log_prob_diff_max", "between padding on the left and on the right"),
     ):
-        if not found[name] <= most:
+        if found[name] is not None and not found[name] <= most:
             yield f"a difference of {found[name]:.4f} nats {what}, at most {most} was expected"
     if not found["top10_overlap"] >= found["least_top10_overlap"]:
         yield f"overlap {found['top10_overlap']:.3f} of the ten next tokens, at least {found['least_top10_overlap']}"

@@ -11,6 +11,7 @@ import numpy as np
 
 from llmfeat._base.optional import import_optional
 from llmfeat.errors import ExportError
+from llmfeat.export.share import PREFIXES
 from llmfeat.types import Float32Array
 
 if TYPE_CHECKING:
@@ -125,6 +126,23 @@ class GraphRunner:
             if cache is not None:
                 feeds[name] = outputs[name.replace(_PAST, "present.")]
         feeds["attention_mask"] = np.concatenate([first["attention_mask"], feeds["attention_mask"]], axis=1)
+        return self._run(self.outputs[:1], feeds)[0]
+
+    @property
+    def shares_prefix(self) -> bool:
+        """Whether a key/value cache of one row is read by all rows of a batch."""
+        return any(entry.shape[0] == PREFIXES for entry in self.session.get_inputs() if entry.name.startswith(_PAST))
+
+    def run_with_shared_cache(self, prefix: Sequence[int], suffixes: Sequence[Sequence[int]]) -> Float32Array:
+        """Return the first output for one prefix followed by each suffix, its cache shared; see `shares_prefix`."""
+        first = make_feeds(self.inputs, [prefix], pad_id=self.pad_id)
+        outputs = dict(zip(self.outputs, self._run(self.outputs, first), strict=True))
+        feeds = make_feeds(self.inputs, suffixes, pad_id=self.pad_id)
+        for name, cache in self.inputs.items():
+            if cache is not None:
+                feeds[name] = outputs[name.replace(_PAST, "present.")]
+        seen = np.ones((len(suffixes), len(prefix)), dtype=np.int64)
+        feeds["attention_mask"] = np.concatenate([seen, feeds["attention_mask"]], axis=1)
         return self._run(self.outputs[:1], feeds)[0]
 
     def _run(self, outputs: list[str], feeds: dict[str, Any]) -> list[Float32Array]:
