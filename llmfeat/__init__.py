@@ -28,9 +28,10 @@ if TYPE_CHECKING:
     )
     from llmfeat.history import InteractionLog
     from llmfeat.rank import RankingPipeline, group_sizes
+    from llmfeat.rank.llm import LLMScoreFeatures, LLMScorer
     from llmfeat.rank.serving import OnlineRanker, RankerBundle
     from llmfeat.store import EventPusher, FeastFeatures, FeastHistories, FeastVectors, materialize
-    from llmfeat.text import ItemTemplate
+    from llmfeat.text import ItemTemplate, PreferencePrompt
 
 __all__ = [
     "ActivityFeatures",
@@ -41,10 +42,13 @@ __all__ = [
     "HistoryFeatures",
     "InteractionLog",
     "ItemTemplate",
+    "LLMScoreFeatures",
+    "LLMScorer",
     "LearnedSimilarity",
     "ModelArtifact",
     "OnlineRanker",
     "PastFittedFeatures",
+    "PreferencePrompt",
     "RankerBundle",
     "RankingPipeline",
     "SemanticIdFeatures",
@@ -69,10 +73,13 @@ _HOME = {
     "HistoryFeatures": "features",
     "InteractionLog": "history",
     "ItemTemplate": "text",
+    "LLMScoreFeatures": "rank.llm",
+    "LLMScorer": "rank.llm",
     "LearnedSimilarity": "features",
     "ModelArtifact": "artifact",
     "OnlineRanker": "rank.serving",
     "PastFittedFeatures": "features",
+    "PreferencePrompt": "text",
     "RankerBundle": "rank.serving",
     "RankingPipeline": "rank",
     "SemanticIdFeatures": "features",

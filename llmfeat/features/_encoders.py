@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import weakref
 from pathlib import Path
 from typing import Any, Self
 
@@ -12,13 +11,10 @@ import pyarrow as pa
 from llmfeat.artifact import ModelArtifact
 from llmfeat.encode import TextEncoder, VectorCache
 from llmfeat.errors import InputError, TableFingerprintError
+from llmfeat.features._opened import opened, share_opened
 from llmfeat.types import Float32Array
 
 __all__ = ["EncoderMixin", "encode_column"]
-
-# What an estimator and its clones opened last, by the parameters that it was opened with. Beside the estimators, not
-# in them: a session is neither a parameter nor learned, and must not be pickled.
-_OPENED: weakref.WeakKeyDictionary[Any, dict[tuple[str, ...], TextEncoder]] = weakref.WeakKeyDictionary()
 
 
 class EncoderMixin:
@@ -58,12 +54,7 @@ class EncoderMixin:
             )
         model = self.artifact
         key = tuple(map(repr, (model if isinstance(model, str | Path) else (model.path, model.fingerprint), options)))
-        opened = _OPENED.setdefault(self, {})
-        if (encoder := opened.get(key)) is None:
-            encoder = TextEncoder(model, **options)  # type: ignore[arg-type]
-            opened.clear()  # one model at a time, however many a grid search goes through
-            opened[key] = encoder
-        return encoder
+        return opened(self, key, lambda: TextEncoder(model, **options))  # type: ignore[arg-type]
 
     def _fitted_encoder(self) -> TextEncoder:
         """Return the encoder, or raise where it is not the one that was fitted with."""
@@ -77,11 +68,11 @@ class EncoderMixin:
         return encoder
 
     def __sklearn_clone__(self) -> Self:
-        """Return a clone that shares the open model: opening one for each fold costs more than a fold's texts."""
+        """Return a clone that shares the open model."""
         fresh: Any = super().__sklearn_clone__()  # type: ignore[misc]
         if isinstance(self.artifact, TextEncoder):
             fresh.artifact = self.artifact
-        _OPENED[fresh] = _OPENED.setdefault(self, {})
+        share_opened(fresh, self)
         return fresh  # type: ignore[no-any-return]
 
 

@@ -15,7 +15,7 @@ from llmfeat.errors import InputError
 from llmfeat.history import InteractionLog
 from llmfeat.types import Float32Array, Int64Array
 
-__all__ = ["LogTransformer", "Rows", "Seen"]
+__all__ = ["LogEstimator", "LogTransformer", "Rows", "Seen"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,8 +61,8 @@ class Seen:
         return cls(positions, start - shift, labelled - shift, stop - shift)
 
 
-class LogTransformer(TransformerMixin, BaseEstimator):
-    """Base of the transformers that look rows up in an interaction log."""
+class LogEstimator(BaseEstimator):
+    """Base of the estimators that look rows up in an interaction log."""
 
     log: InteractionLog | None
     history_lag_s: float
@@ -101,6 +101,10 @@ class LogTransformer(TransformerMixin, BaseEstimator):
     def _fitted_log(self) -> InteractionLog:
         assert self.log is not None, "fit checked it"
         return self.log
+
+
+class LogTransformer(TransformerMixin, LogEstimator):
+    """Base of the transformers among them."""
 
     def transform(self, X: Any) -> Float32Array:
         """Return the features of the rows of `X`; implemented by the subclasses."""

@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from sklearn.utils.validation import check_is_fitted
 
 from llmfeat._base.files import canonical_json, text_sha256
-from llmfeat._base.frames import id_array, id_column, require_rows
 from llmfeat.artifact import ModelArtifact
 from llmfeat.encode import TextEncoder, VectorCache
 from llmfeat.encode.backends.choose import BACKENDS
-from llmfeat.errors import DuplicateIdError, InputError, TableFingerprintError
-from llmfeat.features._columns import text_array
+from llmfeat.errors import InputError, TableFingerprintError
 from llmfeat.features._encoders import EncoderMixin, encode_column
+from llmfeat.features._item_texts import as_item_template, item_texts
 from llmfeat.features._reducers import reduced
 from llmfeat.features._rows import LogTransformer, Rows
 from llmfeat.features._rowwise import BLOCK_ROWS, cosines
@@ -30,8 +27,6 @@ from llmfeat.text import HistoryTemplate, ItemTemplate
 from llmfeat.types import Float32Array, Int64Array, VectorSource
 
 __all__ = ["UserTextFeatures"]
-
-_TEXT = ItemTemplate("{text}")
 
 
 class UserTextFeatures(EncoderMixin, LogTransformer):
@@ -163,7 +158,9 @@ class UserTextFeatures(EncoderMixin, LogTransformer):
         encoder = self._encoder()
         self.fingerprint_ = encoder.artifact.fingerprint
         self.vectors_fingerprint_ = None if self.vectors is None else self._checked_source(encoder)
-        self.item_ids_, self.item_texts_ = self._item_texts(encoder)
+        self.item_ids_, self.item_texts_ = item_texts(
+            self.items, self.item_template, item_id=self.item_id, truncate=encoder.truncate
+        )
         self.reducer_: Any = None
         self.n_dims_ = encoder.dim
         if self.reduce is not None:
@@ -258,7 +255,7 @@ class UserTextFeatures(EncoderMixin, LogTransformer):
         """Return the fingerprint of `vectors`, or raise where it is not of this model over a template that is known."""
         assert self.vectors is not None, "the caller checked it"
         template = self.item_template if self.vector_template is None else self.vector_template
-        known = [] if template is None else _table_fingerprints(encoder, _item_template(template))
+        known = [] if template is None else _table_fingerprints(encoder, as_item_template(template))
         if self.vectors.fingerprint not in known:
             raise TableFingerprintError(
                 f"vectors has the fingerprint {self.vectors.fingerprint[:12]!r}, but a table of the model "
@@ -267,39 +264,10 @@ class UserTextFeatures(EncoderMixin, LogTransformer):
             )
         return self.vectors.fingerprint
 
-    def _item_texts(self, encoder: TextEncoder) -> tuple[pa.StringArray, pa.Array]:
-        """Return ids and texts of the items."""
-        what = "items"
-        if isinstance(self.items, Mapping):
-            if self.item_template is not None:
-                raise InputError(
-                    "items is a mapping of texts and item_template was passed too, but a template needs columns: pass "
-                    "a data frame, or leave the template out"
-                )
-            ids = id_array(list(self.items), what="the ids of items")
-            texts = _TEXT.render_arrow(pa.table({"text": text_array(self.items.values())}))
-        elif self.items is None or self.item_template is None:
-            raise InputError(
-                f"items is a {type(self.items).__name__} and item_template={self.item_template!r}, but a mapping of "
-                "ids to texts, or a data frame and its template, was expected"
-            )
-        else:
-            ids = id_column(self.items, self.item_id, what=what)
-            texts = _item_template(self.item_template).render_arrow(self.items, truncate=encoder.truncate)
-        require_rows(len(ids), what=what)
-        n_twice = len(ids) - len(pc.unique(ids))
-        if n_twice:
-            raise DuplicateIdError(f"{n_twice} of {len(ids)} ids of items come more than once: keep one text per item")
-        return ids, texts
-
 
 # Made once per estimator and log, since a pass over the log takes longer than a request; beside the estimator, not in
 # it, since it follows from what the estimator holds and need not be pickled.
 _PREPARED: weakref.WeakKeyDictionary[UserTextFeatures, TextEvents] = weakref.WeakKeyDictionary()
-
-
-def _item_template(template: ItemTemplate | str) -> ItemTemplate:
-    return template if isinstance(template, ItemTemplate) else ItemTemplate(template)
 
 
 def _table_fingerprints(encoder: TextEncoder, template: ItemTemplate) -> list[str]:

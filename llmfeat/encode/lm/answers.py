@@ -1,0 +1,104 @@
+"""The answers whose probabilities are compared, as tokens of a vocabulary."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from llmfeat.artifact import TextTokenizer
+from llmfeat.errors import InputError
+from llmfeat.types import Float32Array, Float64Array, Int64Array
+
+__all__ = ["AnswerTokens", "Answers"]
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What a model may answer: words that mean yes, and words that mean no.
+
+    A word stands for all its variants: in small letters, capitalized and in capitals, with and without a space before
+    it. Of these, the ones that are a single token count; the probability of an answer is the sum of theirs.
+
+    Parameters
+    ----------
+    positive, negative : tuple of str
+        The words.
+
+    Examples
+    --------
+    >>> from llmfeat.encode.lm import Answers
+    >>> Answers(("good",), ("bad",)).variants("good")
+    ['good', 'Good', 'GOOD', ' good', ' Good', ' GOOD']
+    """
+
+    positive: tuple[str, ...] = ("yes",)
+    negative: tuple[str, ...] = ("no",)
+
+    def __post_init__(self) -> None:
+        given: tuple[tuple[str, object], ...] = (("positive", self.positive), ("negative", self.negative))
+        for name, words in given:
+            good = isinstance(words, tuple) and words and all(isinstance(word, str) and word.strip() for word in words)
+            if not good:
+                raise InputError(f"{name}={words!r}, but a tuple of words was expected: pass one such as ('yes',)")
+        shared = {word.strip().lower() for word in self.positive} & {word.strip().lower() for word in self.negative}
+        if shared:
+            raise InputError(f"{sorted(shared)} means both yes and no: give each answer words of its own")
+
+    @staticmethod
+    def variants(word: str) -> list[str]:
+        """Return how a word may be written, each way once."""
+        word = word.strip()
+        spelled = dict.fromkeys((word, word.lower(), word.capitalize(), word.upper()))
+        return [before + each for before in ("", " ") for each in spelled]
+
+    def tokens(self, tokenizer: TextTokenizer) -> AnswerTokens:
+        """Return the tokens of both answers in a vocabulary.
+
+        Raises
+        ------
+        InputError
+            When an answer has no variant that is one token, or both have the same one.
+        """
+        yes, no = (self._of(words, tokenizer) for words in (self.positive, self.negative))
+        for name, words, found in (("positive", self.positive, yes), ("negative", self.negative, no)):
+            if not found:
+                raise InputError(
+                    f"no variant of {name}={words!r} is a single token of this model: take shorter or more usual words"
+                )
+        if set(yes) & set(no):
+            raise InputError(f"{self!r}: both answers have a token in common, take other words")
+        return AnswerTokens(np.array(yes, dtype=np.int64), np.array(no, dtype=np.int64))
+
+    def _of(self, words: Sequence[str], tokenizer: TextTokenizer) -> list[int]:
+        found: set[int] = set()
+        for variant in (variant for word in words for variant in self.variants(word)):
+            ids = tokenizer.plain_ids(variant)
+            if len(ids) == 1:
+                found.add(ids[0])
+            # Where the tokenizer puts a space before every text, a word without one is reached by its name only.
+            if (known := tokenizer.token_id(variant)) is not None:
+                found.add(known)
+        return sorted(found)
+
+
+@dataclass(frozen=True, eq=False)
+class AnswerTokens:
+    """The tokens of two answers: int64 arrays of ids."""
+
+    positive: Int64Array
+    negative: Int64Array
+
+    def log_probs(self, logits: Float32Array) -> Float32Array:
+        """Return log P(yes) and log P(no), in nats, of logits of the whole vocabulary: float32 of shape ``(n, 2)``."""
+        wide = logits.astype(np.float64)
+        total = _log_sum(wide)
+        columns = [_log_sum(wide[:, ids]) - total for ids in (self.positive, self.negative)]
+        return np.stack(columns, axis=1).astype(np.float32)
+
+
+def _log_sum(values: Float64Array) -> Float64Array:
+    largest = values.max(axis=1, keepdims=True)
+    found: Float64Array = (largest + np.log(np.exp(values - largest).sum(axis=1, keepdims=True)))[:, 0]
+    return found
