@@ -25,7 +25,7 @@ from tests.tiny_models import ENCODERS, SCORERS, save_tiny
 if TYPE_CHECKING:
     from tests.shop import Shop
 
-pytest_plugins = ["tests.stores"]
+pytest_plugins = ["tests.stores", "tests.llm_fixtures"]
 pytest.register_assert_rewrite("tests.shop")
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "heat", "alien", "casino", "speed", "drama", "war", "the", "1995"]
 DIM = 8

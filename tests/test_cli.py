@@ -22,7 +22,19 @@ from llmfeat.errors import DownloadError, EmptyInputError, MissingColumnError
 from tests.conftest import write_artifact
 from tests.tiny_models import save_tiny
 
-COMMANDS = ("cache", "certify", "demo", "doctor", "encode", "export", "inspect", "lift", "materialize", "store")
+COMMANDS = (
+    "cache",
+    "certify",
+    "demo",
+    "doctor",
+    "encode",
+    "export",
+    "inspect",
+    "lift",
+    "materialize",
+    "store",
+    "zeroshot",
+)
 
 
 def test_help_lists_the_commands():

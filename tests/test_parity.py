@@ -92,8 +92,8 @@ def test_fusions_that_fail_are_left_out(models, tmp_path, monkeypatch):
 
 
 def test_fusions_that_break_the_model_are_left_out(models, tmp_path, monkeypatch):
-    def break_it(model, source, *, attention):
-        graph, report = fuse.fuse(model, source, attention=attention)
+    def break_it(model, source, *, attention_for):
+        graph, report = fuse.fuse(model, source, attention_for=attention_for)
         for node in graph.graph.node:
             if node.op_type == "SkipLayerNormalization":
                 node.input[0], node.input[2] = node.input[0], node.input[3]  # the offset in place of the gain

@@ -22,6 +22,7 @@ _COMMANDS = {
     "encode": ("llmfeat.cli.encode", "Encode a catalogue into a vector table; only what is new or changed."),
     "export": ("llmfeat.cli.export", "Export a model to a folder that runs without torch, checked against torch."),
     "lift": ("llmfeat.cli.lift", "How much would text features add to your ranker? On your own two files."),
+    "zeroshot": ("llmfeat.cli.zeroshot", "How good is a language model as a ranker here, untrained, beside controls?"),
     "materialize": ("llmfeat.cli.materialize", "Bring a feature store up to date; only what changed, read back."),
     "store": ("llmfeat.cli.store", "Make, apply and check a Feast repository: init, status, verify, probe, replay."),
     "inspect": ("llmfeat.cli.inspect", "Verify an exported model, and print its spec and parity certificate."),

@@ -46,7 +46,7 @@ class Lora:
     layers : int, optional
         How many layers are adapted, counted from the last; a third of them by default. Those before are computed, and
         no gradient goes through them: half the time of adapting all.
-    learning_rate : float, default=5e-4
+    learning_rate : float, default=1e-3
         At its peak, after a tenth of the steps; it falls to zero by the end.
     weight_decay : float, default=0.01
         Of AdamW.
@@ -65,7 +65,7 @@ class Lora:
     rank: int = 8
     alpha: float | None = None
     layers: int | None = None
-    learning_rate: float = 5e-4
+    learning_rate: float = 1e-3
     weight_decay: float = 0.01
     epochs: int = 4
     batch_rows: int = 8
@@ -252,7 +252,7 @@ class _Trainer:
                     loss = self._loss(train, rows)
                     if not torch.isfinite(loss):
                         raise ExportError(
-                            f"the loss is {float(loss)} in epoch {epoch + 1}: lower the learning rate, "
+                            f"the loss is {float(loss.detach())} in epoch {epoch + 1}: lower the learning rate, "
                             f"{lora.learning_rate} now"
                         )
                     loss.backward()

@@ -152,7 +152,7 @@ class _Graph:
                 kept.append(node)
                 needed.update(node.input)
         del self._graph.node[:]
-        self._graph.node.extend(reversed(kept))
+        self._graph.node.extend(_in_order(kept[::-1], {entry.name for entry in (*self._graph.input, *constants)}))
         self._graph.initializer.extend(constants)
         for tensor in [tensor for tensor in self._graph.initializer if tensor.name not in needed]:
             self._graph.initializer.remove(tensor)
@@ -195,6 +195,26 @@ def _shared(layer: _Layer, make: Nodes, n_past: str, n_all: str) -> list[tuple[s
         make.call_it(make("Concat", first, n_heads, n_all, width, axis=0), node.output[0])
         done(node.output[0])
     return found
+
+
+def _in_order(nodes: list[onnx.NodeProto], known: set[str]) -> list[onnx.NodeProto]:
+    """Return the nodes in their order, but each behind those that make what it reads."""
+    makers = {output: at for at, node in enumerate(nodes) for output in node.output}
+    placed: list[int] = []
+    is_placed = [False] * len(nodes)
+    for at in range(len(nodes)):
+        waiting = [at]
+        while waiting:
+            missing = [makers[name] for name in nodes[waiting[-1]].input if name not in known and name in makers]
+            missing = [other for other in missing if not is_placed[other]]
+            if missing:
+                waiting += missing[::-1]
+                continue
+            last = waiting.pop()
+            if not is_placed[last]:
+                is_placed[last] = True
+                placed.append(last)
+    return [nodes[at] for at in placed]
 
 
 def _drain(make: Nodes, *, keep: int) -> list[onnx.NodeProto]:

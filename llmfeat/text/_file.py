@@ -11,7 +11,7 @@ from llmfeat.errors import TemplateError
 
 __all__ = ["load_template"]
 
-_TABLES = ("item", "history")
+_TABLES = ("item", "history", "prompt")
 _T = TypeVar("_T")
 
 
@@ -26,7 +26,9 @@ def load_template(kind: type[_T], path: str | Path, table: str) -> _T:
     document = _read(Path(path))
     unknown = sorted(set(document) - set(_TABLES))
     if unknown:
-        raise TemplateError(f"{path} has {unknown}, but the tables [item] and [history] were expected: remove the rest")
+        raise TemplateError(
+            f"{path} has {unknown}, but the tables [item], [history] and [prompt] were expected: remove the rest"
+        )
     values = document.get(table)
     if not isinstance(values, dict):
         raise TemplateError(f"{path} has no table [{table}], but one was expected: add it, with its template = '...'")

@@ -67,9 +67,9 @@ class PreferencePrompt:
 
     template: str = (
         "[Liked {n_liked} of {n_history}: {liked}\n][Disliked {n_disliked} of {n_history}: {disliked}\n]"
-        "[Seen: {seen}\n]Next: {candidate}\nWould the user like it?"
+        "[Seen: {seen}\n]Next: {candidate}\nWould the user like it? Answer Yes or No."
     )
-    system: str | None = "You predict whether a user will like an item. Answer Yes or No."
+    system: str | None = "You predict whether a user will like an item."
     chat: bool = True
     opening: str = ""
     separator: str = "; "

@@ -13,6 +13,8 @@ from llmfeat.types import Float32Array, Float64Array, Int64Array
 
 __all__ = ["AnswerTokens", "Answers"]
 
+_BLOCK_ROWS = 32  # in float64, 150,000 tokens of a vocabulary take a megabyte a row
+
 
 @dataclass(frozen=True)
 class Answers:
@@ -92,10 +94,13 @@ class AnswerTokens:
 
     def log_probs(self, logits: Float32Array) -> Float32Array:
         """Return log P(yes) and log P(no), in nats, of logits of the whole vocabulary: float32 of shape ``(n, 2)``."""
-        wide = logits.astype(np.float64)
-        total = _log_sum(wide)
-        columns = [_log_sum(wide[:, ids]) - total for ids in (self.positive, self.negative)]
-        return np.stack(columns, axis=1).astype(np.float32)
+        found = np.empty((len(logits), 2), dtype=np.float32)
+        for begin in range(0, len(logits), _BLOCK_ROWS):
+            wide = logits[begin : begin + _BLOCK_ROWS].astype(np.float64)
+            total = _log_sum(wide)
+            for column, ids in enumerate((self.positive, self.negative)):
+                found[begin : begin + _BLOCK_ROWS, column] = _log_sum(wide[:, ids]) - total
+        return found
 
 
 def _log_sum(values: Float64Array) -> Float64Array:

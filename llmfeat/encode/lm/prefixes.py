@@ -142,19 +142,24 @@ class PrefixStore:
         self._n_bytes = 0
         self._lock = Lock()
 
-    def nearest(self, tokens: tuple[int, ...], *, most: int) -> Prefix:
-        """Return the longest prefix of `tokens` that is known, of `most` tokens at most; the empty one where none is.
+    def known(self, tokens: tuple[int, ...], *, most: int) -> tuple[int, ...]:
+        """Return the longest beginning of `tokens` that is known, of `most` tokens at most; nothing where none is.
 
         Less than `WORTH_TOKENS` are not worth a copy.
         """
         with self._lock:
-            found = [(min(common(tokens, known), most), known) for known in self._kept]
-            n_tokens, known = max(found, default=(0, ()))
-            if n_tokens < min(WORTH_TOKENS, most) or not n_tokens:
+            n_tokens = max((min(common(tokens, kept), most) for kept in self._kept), default=0)
+        return tokens[:n_tokens] if n_tokens >= min(WORTH_TOKENS, most) else ()
+
+    def get(self, tokens: tuple[int, ...]) -> Prefix:
+        """Return the prefix of exactly these tokens, cut from a longer one; the empty one where it was forgotten."""
+        with self._lock:
+            kept = next((kept for kept in self._kept if kept[: len(tokens)] == tokens), ()) if tokens else ()
+            if not kept:
                 return Prefix((), ())
-            self._kept.move_to_end(known)
-            prefix = self._kept[known]
-        return prefix.cut(n_tokens)
+            self._kept.move_to_end(kept)
+            prefix = self._kept[kept]
+        return prefix.cut(len(tokens))
 
     def add(self, prefix: Prefix) -> None:
         """Keep a prefix, and forget those that were used longest ago."""

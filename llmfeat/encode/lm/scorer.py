@@ -136,6 +136,7 @@ class PromptScorer:
         self.cache = VectorCache(cache) if isinstance(cache, str | Path) else cache
         self.prefix_bytes = prefix_bytes
         self.tally = PromptTally()
+        self._pace_s: float | None = None  # seconds a token, as runs took lately
 
     @property
     def max_tokens(self) -> int:
@@ -269,16 +270,88 @@ class PromptScorer:
             put()
 
     def _runs(self, ids: list[tuple[int, ...]], deadline: float | None) -> Iterator[tuple[list[int], Float32Array]]:
-        """Yield prompts and their log-probabilities, branch by branch, the branch of the first prompt first."""
-        waiting: list[tuple[Branch, Prefix]] = [(branches(ids), Prefix((), ()))]
+        """Yield prompts and their log-probabilities, as they are computed."""
+        tree = branches(ids)
+        if deadline is not None:
+            yield from self._hurried(tree, ids, deadline)
+            return
+        waiting: list[tuple[Branch, Prefix]] = [(tree, Prefix((), ()))]
         while waiting:
             branch, above = waiting.pop()
-            prefix = self._prefix(ids[branch.first][: branch.n_tokens], above, deadline)
-            if prefix is None:
-                continue  # there may be time for a shorter one
-            waiting += [(part, prefix) for part in sorted(branch.parts, key=lambda part: -part.first)]
+            prefix = self._extended(self._nearest(ids[branch.first][: branch.n_tokens], above), ids, branch)
+            waiting += [(part, prefix) for part in branch.parts]
             for behind, rows in self._behind(prefix, branch.rows, ids):
-                yield from self._leaves(behind, rows, ids, deadline)
+                ordered = sorted(rows, key=lambda row: len(ids[row]))
+                lengths = [len(ids[row]) - len(behind.tokens) for row in ordered]
+                for begin, end in cut_runs(lengths, most_tokens=self.batch_tokens):
+                    yield ordered[begin:end], self._run(behind, ordered[begin:end], ids)
+
+    def _hurried(
+        self, tree: Branch, ids: list[tuple[int, ...]], deadline: float
+    ) -> Iterator[tuple[list[int], Float32Array]]:
+        """Yield prompts strictly as they come, some at a time, up to the first that would be late."""
+        above_of: dict[int, list[Branch]] = {}
+        waiting = [[tree]]
+        while waiting:
+            path = waiting.pop()
+            above_of |= dict.fromkeys(path[-1].rows, path)
+            waiting += [[*path, part] for part in path[-1].parts]
+        made: dict[int, Prefix] = {}  # by the number of its branch: what is shared is not run again
+        begin = 0
+        while begin < len(ids):
+            path, end = above_of[begin], begin + 1
+            while end < len(ids) and end - begin < _HURRIED_ROWS and above_of[end] is path:
+                end += 1
+            prefix = Prefix((), ())
+            for branch in path:
+                if id(branch) not in made:
+                    known = self._nearest(ids[branch.first][: branch.n_tokens], prefix)
+                    if not self._is_time(branch.n_tokens - len(known.tokens), deadline):
+                        return
+                    made[id(branch)] = self._extended(known, ids, branch)
+                prefix = made[id(branch)]
+            if not prefix.tokens:  # prompts of an earlier call may share one, each its own
+                end = begin + 1
+            rows = list(range(begin, end))
+            ((prefix, _),) = self._behind(prefix, rows, ids)
+            n_tokens = len(rows) * max(len(ids[row]) - len(prefix.tokens) for row in rows)
+            if not self._is_time(n_tokens, deadline):
+                return
+            yield rows, self._run(prefix, rows, ids)
+            begin = end
+
+    def _run(self, prefix: Prefix, rows: list[int], ids: list[tuple[int, ...]]) -> Float32Array:
+        """Return the log-probabilities of prompts behind a prefix, at once."""
+        own = [ids[row][len(prefix.tokens) :] for row in rows]
+        n_computed = len(own) * max(map(len, own))
+        started = time.perf_counter()
+        values = self.answer_tokens.log_probs(self._model.logits(prefix, own))
+        self._seen(n_computed, time.perf_counter() - started)
+        if not np.isfinite(values).all():
+            raise BackendError(
+                f"{self.numerics} gives probabilities that are not finite for {len(rows)} prompts: take an artifact "
+                "in fp32"
+            )
+        self.tally.add(tokens=sum(len(ids[row]) for row in rows), computed=n_computed)
+        return values
+
+    def _extended(self, prefix: Prefix, ids: list[tuple[int, ...]], branch: Branch) -> Prefix:
+        """Return the prefix of a branch, run as far as it goes beyond one that is known."""
+        own = ids[branch.first][len(prefix.tokens) : branch.n_tokens]
+        if not own:
+            return prefix
+        started = time.perf_counter()
+        made = self._model.extend(prefix, own)
+        self._seen(len(own), time.perf_counter() - started)
+        self.tally.add(computed=len(own))
+        self._store.add(made)
+        return made
+
+    def _nearest(self, tokens: tuple[int, ...], above: Prefix) -> Prefix:
+        """Return the longest prefix of some tokens that is known: of an earlier call, or of the branch above."""
+        known = self._store.known(tokens, most=len(tokens))
+        found = self._store.get(known) if len(known) > len(above.tokens) else above
+        return found if len(found.tokens) > len(above.tokens) else above  # it may be forgotten in between
 
     def _behind(
         self, prefix: Prefix, rows: list[int], ids: list[tuple[int, ...]]
@@ -287,63 +360,29 @@ class PromptScorer:
         if prefix.tokens or not rows:
             yield prefix, rows
             return
-        grouped: dict[tuple[int, ...], tuple[Prefix, list[int]]] = {}
+        grouped: dict[tuple[int, ...], list[int]] = {}
         for row in rows:
-            known = self._store.nearest(ids[row], most=len(ids[row]) - 1)
-            grouped.setdefault(known.tokens, (known, []))[1].append(row)
-        yield from grouped.values()
+            grouped.setdefault(self._store.known(ids[row], most=len(ids[row]) - 1), []).append(row)
+        for tokens, together in grouped.items():
+            yield self._store.get(tokens), together
 
-    def _leaves(
-        self, prefix: Prefix, rows: list[int], ids: list[tuple[int, ...]], deadline: float | None
-    ) -> Iterator[tuple[list[int], Float32Array]]:
-        n_shared = len(prefix.tokens)
-        if deadline is None:
-            rows = sorted(rows, key=lambda row: len(ids[row]))
-            lengths = [len(ids[row]) - n_shared for row in rows]
-            runs = [rows[begin:end] for begin, end in cut_runs(lengths, most_tokens=self.batch_tokens)]
-        else:
-            rows = sorted(rows)
-            runs = [rows[at : at + _HURRIED_ROWS] for at in range(0, len(rows), _HURRIED_ROWS)]
-        for run in runs:
-            own = [ids[row][n_shared:] for row in run]
-            n_computed = len(own) * max(map(len, own))
-            if not self._is_time(n_computed, deadline):
-                continue
-            started = time.perf_counter()
-            values = self.answer_tokens.log_probs(self._model.logits(prefix, own))
-            self._seen(n_computed, time.perf_counter() - started)
-            if not np.isfinite(values).all():
-                raise BackendError(
-                    f"{self.numerics} gives probabilities that are not finite for {len(run)} prompts: take an artifact "
-                    "in fp32"
-                )
-            self.tally.add(tokens=sum(len(ids[row]) for row in run), computed=n_computed)
-            yield run, values
-
-    def _prefix(self, tokens: tuple[int, ...], above: Prefix, deadline: float | None) -> Prefix | None:
-        """Return the prefix of these tokens, run as far as it is not known; None where time is too short for it."""
-        if not tokens:
-            return above
-        known = self._store.nearest(tokens, most=len(tokens))
-        best = known if len(known.tokens) > len(above.tokens) else above
-        own = tokens[len(best.tokens) :]
-        if not own:
-            return best
-        if not self._is_time(len(own), deadline):
-            return None
-        started = time.perf_counter()
-        made = self._model.extend(best, own)
-        self._seen(len(own), time.perf_counter() - started)
-        self.tally.add(computed=len(own))
-        self._store.add(made)
-        return made
-
-    def _is_time(self, n_tokens: int, deadline: float | None) -> bool:
-        return deadline is None or time.perf_counter() + n_tokens * self._token_s <= deadline
+    def _is_time(self, n_tokens: int, deadline: float) -> bool:
+        return time.perf_counter() + n_tokens * (self._pace_s or self._probed_s()) <= deadline
 
     def _seen(self, n_tokens: int, seconds: float) -> None:
-        """Note how long a run took, for deadlines: a mean that forgets."""
-        self._token_s += 0.2 * (seconds / n_tokens - self._token_s)
+        """Note how long a token took, for deadlines: a mean that forgets."""
+        now = seconds / n_tokens
+        self._pace_s = now if self._pace_s is None else self._pace_s + 0.2 * (now - self._pace_s)
+
+    def _probed_s(self) -> float:
+        """Return how long a token takes where none was run yet, by a small run."""
+        row, seconds = [self.artifact.spec.pad_token_id] * 32, 0.0
+        for _ in range(2):  # the first run of a shape takes longer
+            started = time.perf_counter()
+            self._model.logits(Prefix((), ()), [row])
+            seconds = time.perf_counter() - started
+        self._pace_s = seconds / (2 * len(row))
+        return self._pace_s
 
     def _check_lengths(self, ids: list[tuple[int, ...]]) -> None:
         longest = max(map(len, ids))
@@ -370,19 +409,10 @@ class PromptScorer:
     def _store(self) -> PrefixStore:
         return PrefixStore(self.prefix_bytes)
 
-    @cached_property
-    def _token_s(self) -> float:
-        """Seconds that a token takes, at first as measured by a small run."""
-        row = [self.artifact.spec.pad_token_id] * 32
-        self._model.logits(Prefix((), ()), [row])
-        started = time.perf_counter()
-        self._model.logits(Prefix((), ()), [row])
-        return (time.perf_counter() - started) / (2 * len(row))
-
     def __getstate__(self) -> dict[str, Any]:
         """Leave the session, the tokenizer and the prefixes out: they are made again on use."""
-        opened = ("_model", "_store", "_token_s", "tokenizer", "answer_tokens")
-        return {name: value for name, value in self.__dict__.items() if name not in opened}
+        opened = ("_model", "_store", "tokenizer", "answer_tokens")
+        return {name: value for name, value in self.__dict__.items() if name not in opened} | {"_pace_s": None}
 
 
 def _checked(prompts: Sequence[str]) -> Sequence[str]:

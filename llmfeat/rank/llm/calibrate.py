@@ -7,6 +7,7 @@ from typing import Any, Self
 import numpy as np
 from sklearn.isotonic import IsotonicRegression
 from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import roc_auc_score
 
 from llmfeat.errors import InputError, NothingToLearnError
 from llmfeat.types import Float64Array
@@ -59,9 +60,9 @@ class Calibrator:
             self._model: Any = LogisticRegression().fit((scores - self._center)[:, None] / self._width, labels)
             self.sign_ = 1 if self._model.coef_[0, 0] >= 0 else -1
         else:
-            self._model = IsotonicRegression(y_min=0.0, y_max=1.0, increasing="auto", out_of_bounds="clip")
+            self.sign_ = 1 if roc_auc_score(labels, scores) >= 0.5 else -1
+            self._model = IsotonicRegression(y_min=0, y_max=1, increasing=self.sign_ > 0, out_of_bounds="clip")
             self._model.fit(scores, labels)
-            self.sign_ = 1 if self._model.increasing_ else -1
         return self
 
     def decision(self, scores: Any) -> Float64Array:

@@ -364,6 +364,11 @@ class LLMScorer(LogEstimator):
     def _given(self) -> PromptScorer:
         """Return the scorer of the parameters."""
         if isinstance(self.artifact, PromptScorer):
+            given = [name for name, value in self._options().items() if value != _UNSET[name]]
+            if given:
+                raise InputError(
+                    f"artifact is a PromptScorer and {given} was passed too, but it has its own: set it there"
+                )
             return self.artifact
         if not isinstance(self.artifact, ModelArtifact | str | Path):
             raise InputError(
@@ -384,15 +389,14 @@ class LLMScorer(LogEstimator):
         return scorer
 
     def _opened(self, artifact: ModelArtifact | str | Path) -> PromptScorer:
-        options: Mapping[str, Any] = {
-            "answers": self.answers,
-            "backend": self.backend,
-            "threads": self.threads,
-            "batch_tokens": self.batch_tokens,
-            "cache": self.cache,
-        }
+        # An adapted model is opened as the one that it was made of.
+        options = self._options(self.artifact if isinstance(self.artifact, PromptScorer) else self)
         of = (artifact.path, artifact.fingerprint) if isinstance(artifact, ModelArtifact) else artifact
         return opened(self, tuple(map(repr, (of, options))), lambda: PromptScorer(artifact, **options))
+
+    def _options(self, of: Any = None) -> dict[str, Any]:
+        """Return what this, or a `PromptScorer`, opens a model with."""
+        return {name: getattr(of or self, name) for name in _UNSET}
 
     def _check_parameters(self) -> None:
         super()._check_parameters()
@@ -428,14 +432,23 @@ class LLMScorer(LogEstimator):
             )
 
     def __sklearn_clone__(self) -> Self:
-        """Return a clone that shares the open model."""
+        """Return a clone that shares the open model, and the cheaper ranker, which is fitted."""
         fresh: Any = super().__sklearn_clone__()
         if isinstance(self.artifact, PromptScorer):
             fresh.artifact = self.artifact
+        fresh.base_score = self.base_score
         share_opened(fresh, self)
         return fresh  # type: ignore[no-any-return]
 
 
+# What a `PromptScorer` is opened with, and what stands for "not passed".
+_UNSET: Mapping[str, Any] = {
+    "answers": None,
+    "backend": "auto",
+    "threads": None,
+    "batch_tokens": 4096,
+    "cache": None,
+}
 # Made once per estimator: beside it, not in it, since they follow from what it holds and need not be pickled.
 _PREPARED: weakref.WeakKeyDictionary[LLMScorer, TextEvents] = weakref.WeakKeyDictionary()
 _WRITERS: weakref.WeakKeyDictionary[LLMScorer, tuple[tuple[str, str], PromptWriter]] = weakref.WeakKeyDictionary()
