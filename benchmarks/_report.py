@@ -27,6 +27,7 @@ _PACKAGES = (
     "onnxruntime",
     "openvino",
     "optimum-intel",
+    "peft",
     "pyarrow",
     "redis",
     "scikit-learn",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from pathlib import Path
 from typing import Any
 
 import lightgbm
@@ -32,29 +31,25 @@ _SEEDS = range(5)
 _N_TREES = 100
 
 
-def measure_zero_shot(artifact: ModelArtifact, tallrec: TallRec, folder: Path, *, quick: bool) -> dict[str, Any]:
+def measure_zero_shot(artifact: ModelArtifact, tallrec: TallRec, *, quick: bool) -> dict[str, Any]:
     """Return the AUC of the model as it comes, and of its scores calibrated on rows of the validation split."""
     parts = tallrec.parts
     known = _some(parts["valid"], N_HELD_OUT)
     scorer = _scorer(artifact, tallrec).fit(tallrec.take(known), tallrec.labels[known])
-    started = time.perf_counter()
     log_odds = scorer.log_odds(tallrec.take(parts["test"]))
-    seconds = time.perf_counter() - started
     raw = _auc(tallrec, log_odds)
     calibrated = _auc(tallrec, scorer.calibrator_.decision(log_odds))
     return {
         "auc_zero_shot": calibrated,
         "aucs": {"the model as it comes": raw, f"calibrated on {len(known)} rows of other users": calibrated},
         "is_turned": scorer.calibrator_.sign_ < 0,
-        "test_rows_per_s": len(log_odds) / seconds,
     }
 
 
-def measure_shots(artifact: ModelArtifact, tallrec: TallRec, folder: Path, *, quick: bool) -> dict[str, Any]:
+def measure_shots(artifact: ModelArtifact, tallrec: TallRec, *, quick: bool) -> dict[str, Any]:
     """Return the AUC of the model adapted to 256 rows, uncalibrated."""
     scorer, seconds = _adapted(artifact, tallrec, _shots(tallrec), Lora(epochs=1) if quick else _SHOTS)
     log_odds = scorer.log_odds(tallrec.take(tallrec.parts["test"]))
-    np.save(folder / "shots.npy", log_odds)
     auc = _auc(tallrec, log_odds)
     return {
         "auc_256": auc,
@@ -64,7 +59,7 @@ def measure_shots(artifact: ModelArtifact, tallrec: TallRec, folder: Path, *, qu
     }
 
 
-def measure_full(artifact: ModelArtifact, tallrec: TallRec, folder: Path, *, quick: bool) -> dict[str, Any]:
+def measure_full(artifact: ModelArtifact, tallrec: TallRec, *, quick: bool) -> dict[str, Any]:
     """Return the AUC of the model adapted to the whole train split, uncalibrated."""
     train = tallrec.parts["train"]
     scorer, seconds = _adapted(artifact, tallrec, train, _FULL)
@@ -77,7 +72,7 @@ def measure_full(artifact: ModelArtifact, tallrec: TallRec, folder: Path, *, qui
     }
 
 
-def measure_stacked(artifact: ModelArtifact, tallrec: TallRec, folder: Path, *, quick: bool) -> dict[str, Any]:
+def measure_stacked(artifact: ModelArtifact, tallrec: TallRec, *, quick: bool) -> dict[str, Any]:
     """Return what the adapted model's score adds to LightGBM over our features, on rows of users it never saw."""
     train, test = tallrec.parts["train"], tallrec.parts["test"]
     train = train[_folds(tallrec, train) > 0]
@@ -104,7 +99,7 @@ def measure_stacked(artifact: ModelArtifact, tallrec: TallRec, folder: Path, *, 
     }
 
 
-def measure_controls(artifact: ModelArtifact, tallrec: TallRec, folder: Path, *, quick: bool) -> dict[str, Any]:
+def measure_controls(artifact: ModelArtifact, tallrec: TallRec, *, quick: bool) -> dict[str, Any]:
     """Return the AUC of what needs no language model."""
     parts = tallrec.parts
     train, test = parts["train"], parts["test"]

@@ -18,7 +18,7 @@ from llmfeat.text import ChatFrame
 
 __all__ = ["measure_speed"]
 
-_SIZES = (2, 4, 10, 20)  # of the batches of full prompts that are tried; the fastest is compared with
+_SIZES = (1, 4, 20)  # of the batches of full prompts that are tried; the fastest is compared with
 Score = Callable[[list[str]], Any]
 
 

@@ -67,6 +67,8 @@ TABLES = (
     Table("scale", "docs/your-data.md", "scale", "scale"),
     Table("online", "docs/serving.md", "online", "online"),
     Table("ablation", "docs/features.md", "features-validation", "features", "ablation_table"),
+    Table("scorer", "docs/scoring.md", "scorer", "scorer"),
+    Table("scorer_speed", "docs/scoring.md", "scorer", "scorer", "speed_table"),
 )
 # Parts between marks that no benchmark of ours renders, and why.
 OTHERS = {

@@ -7,7 +7,6 @@ parts alone, and keeps what the file holds of the others.
 from __future__ import annotations
 
 import json
-import tempfile
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -65,7 +64,7 @@ def _measured(artifact: ModelArtifact, data: Path, parts: list[str], *, quick: b
             )
     if set(parts) == {"speed"}:
         return
-    tallrec = load_tallrec(data, n_rows=200 if quick else 10_000)
+    tallrec = load_tallrec(data, n_rows=1000 if quick else 10_000)
     ways: dict[str, Callable[..., dict[str, Any]]] = {
         "zero_shot": measure_zero_shot,
         "shots": measure_shots,
@@ -73,10 +72,9 @@ def _measured(artifact: ModelArtifact, data: Path, parts: list[str], *, quick: b
         "controls": measure_controls,
         "full": measure_full,
     }
-    with tempfile.TemporaryDirectory() as scores:
-        for name, measured in ways.items():
-            if name in parts:
-                yield {"part": name, **measured(artifact, tallrec, Path(scores), quick=quick)}
+    for name, measured in ways.items():
+        if name in parts:
+            yield {"part": name, **measured(artifact, tallrec, quick=quick)}
 
 
 def figures_of(rows: list[dict[str, Any]]) -> dict[str, float]:

@@ -17,9 +17,13 @@ import pytest
 from llmfeat import ModelArtifact, export_model
 from llmfeat.encode.lm import Answers
 from llmfeat.export import job, parity
+from llmfeat.export.sample import sample_texts
+from tests import tiny_models
 from tests.tiny_models import save_tiny
 
-ANSWERS = Answers(("a",), ("b",))  # single tokens of the tiny vocabulary, which yes and no are not
+ANSWERS = Answers(("a",), ("b",))
+# What the tiny tokenizer is trained on too, so that each is a token.
+_SAID = ["yes no Yes No"] * 200
 
 # As SmolLM2 writes it, in the special tokens of the tiny tokenizer.
 CHAT = (
@@ -65,8 +69,9 @@ AWKWARD_TITLES = (
 
 @pytest.fixture(scope="session")
 def llm_source(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a tiny Llama with a chat template; tests change copies of it only."""
-    with few_texts():
+    """The folder of a tiny Llama with a chat template, which knows yes and no; tests change copies of it only."""
+    with few_texts() as patch:
+        patch.setattr(tiny_models, "sample_texts", lambda *sample, **how: [*sample_texts(*sample, **how), *_SAID])
         folder = save_tiny("llama", tmp_path_factory.mktemp("llm") / "source")
     (folder / "chat_template.jinja").write_text(CHAT)
     return folder

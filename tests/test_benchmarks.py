@@ -81,19 +81,20 @@ def write_data(folder):
     pq.write_table(
         pa.table(dict(zip(names, map(list, zip(*rows, strict=True)), strict=True))), office / "interactions.parquet"
     )
-    more = {"year": ["1995"] * 40, "genres": ["Drama"] * 40, "plot": titles[::-1]}
+    more = {"year": ["1995"] * 40, "genres": ["Drama"] * 40, "plot": titles[::-1], "ml_title": titles}
     pq.write_table(pa.table({"item_id": ids, "title": titles, **more}), films / "items.parquet")
     events = {
         "user_id": draw.integers(0, 30, 3000).astype(str),
         "item_id": draw.integers(0, 40, 3000).astype(str),
         "timestamp": 10**9 + 60 * draw.integers(0, 5000, 3000),
         "label": draw.integers(0, 2, 3000),
+        "rating": draw.integers(1, 6, 3000),
     }
     pq.write_table(pa.table(events), films / "interactions.parquet")
     shop = folder / "online_retail_uci"
     shop.mkdir()
     shutil.copy(films / "items.parquet", shop / "items.parquet")
-    purchases = {name: values[:900] for name, values in events.items() if name != "label"}
+    purchases = {name: values[:900] for name, values in events.items() if name not in ("label", "rating")}
     pq.write_table(pa.table(purchases), shop / "interactions.parquet")
 
 
@@ -134,6 +135,18 @@ def test_a_quick_run_of_the_lift(tmp_path, artifact):
     assert all(row["checks"]["online_equals_offline"] for row in lifts)
     assert all(abs(row["arms"][arm]["all"]["hr@10"][0] - 0.25) < 0.2 for row in lifts[1:] for arm in ("llm", "hybrid"))
     assert len(rows[-1]["looks"]) >= 1
+
+
+@pytest.mark.slow
+def test_a_quick_run_of_the_scorer(tmp_path, llm_artifact, monkeypatch):
+    write_data(tmp_path)
+    monkeypatch.setenv("LLMFEAT_CACHE_DIR", str(tmp_path / "cache"))
+    figures, rows = run("scorer", tmp_path / "out.json", "--data", tmp_path, "--artifact", llm_artifact.path)
+    assert set(figures) == {"prefix_speedup", "vs_torch", "auc_zero_shot", "auc_256", "stacked_diff"}
+    assert [row["part"] for row in rows] == ["speed", "speed", "zero_shot", "shots", "stacked", "controls"]
+    assert all(gap < 1e-3 for row in rows[:2] for gap in row["score_difference_nats"].values())
+    # Ratings are drawn: nothing tells who likes what.
+    assert all(0.3 < auc < 0.7 for row in rows[2:] for auc in row["aucs"].values())
 
 
 @pytest.mark.slow

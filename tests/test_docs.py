@@ -55,7 +55,7 @@ NOT_RUN = (
     NotRun("make test", 1, "is what runs this; that the target exists is checked"),
 )
 # On pages that say so at their head, the artifact is there already.
-GIVEN = "artifacts/minilm"
+GIVEN, GIVEN_SCORER = "artifacts/minilm", "artifacts/scorer"
 
 _INFO = re.compile(r'(?P<language>\w*)(?: title="(?P<title>[\w./-]+)")?[ \t]*$\n', re.MULTILINE)
 _EXPORT = inspect.signature(export.export_model)
@@ -231,9 +231,12 @@ def place(tmp_path, tiny, cache, monkeypatch):
 
 
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
-def test_the_blocks_of_a_page_run(path, place, tiny):
-    if f"`{GIVEN}` is" in path.read_text(encoding="utf-8"):
+def test_the_blocks_of_a_page_run(path, request, place, tiny):
+    text = path.read_text(encoding="utf-8")
+    if f"`{GIVEN}` is" in text:
         shutil.copytree(tiny.path, GIVEN)
+    if f"`{GIVEN_SCORER}` is" in text:
+        shutil.copytree(request.getfixturevalue("llm_artifact").path, GIVEN_SCORER)
     Page().run(path)
 
 

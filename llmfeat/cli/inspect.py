@@ -84,6 +84,8 @@ def _certificate_rows(spec: ArtifactSpec) -> Iterator[tuple[str, str]]:
         floor = f"at most {parity['most_log_prob_diff']}"
         yield "  log-prob. difference", _measured(parity, "log_prob_diff", "max", "mean", floor=floor) + " nats"
         yield "  ... with the cache", f"max {parity['cache_log_prob_diff_max']:.2g} nats"
+        shared = parity.get("shared_log_prob_diff_max")
+        yield "  ... a shared one", "none, each row has its own" if shared is None else f"max {shared:.2g} nats"
         sizes, unit = parity["log_prob_diff_max_by_batch_size"], " nats"
     yield "  batches of", ", ".join(f"{size}: {value:.7g}{unit}" for size, value in sizes.items())
     sides = parity.get("left_right_cosine_min", parity.get("left_right_log_prob_diff_max"))

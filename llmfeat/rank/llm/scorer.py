@@ -379,8 +379,7 @@ class LLMScorer(LogEstimator):
 
     def _fitted(self) -> PromptScorer:
         """Return the scorer of the fitted model, or raise where it is another now."""
-        given = self._given() if self.artifact_.fingerprint == self.fingerprint_ and not self.epochs_ else None
-        scorer = given or self._opened(self.artifact_)
+        scorer = self._opened(self.artifact_) if self.epochs_ else self._given()
         if scorer.artifact.fingerprint != self.fingerprint_:
             raise TableFingerprintError(
                 f"{scorer.artifact.path} holds the model {scorer.artifact.fingerprint[:12]!r}, but the scorer was "
