@@ -81,7 +81,7 @@ class TestTuned:
     def test_learns_what_decides(self, made, scorer):
         texts, labels = toy(80, seed=2)
         tuned = PromptScorer(made[0], answers=ANSWERS, threads=1)
-        assert 0.3 < roc_auc_score(labels, scorer.scores(texts)) < 0.9
+        assert roc_auc_score(labels, scorer.scores(texts)) < 0.9
         assert roc_auc_score(labels, tuned.scores(texts)) > 0.98
 
     def test_the_epochs_tell_of_the_scores_that_it_gives(self, made, examples, scorer):
@@ -245,7 +245,7 @@ class TestRanker:
     def test_a_tuned_model_is_asked_as_the_scorer_that_was_passed(self, ranker, scorer, rows, monkeypatch):
         tuned = scorer.artifact, [{"loss": 0.0}]
         monkeypatch.setattr("llmfeat.rank.llm.scorer.finetuned", lambda *given, **how: tuned)
-        ranker.set_params(artifact=scorer, answers=None).fit(rows, rows.column("label").to_numpy())
+        ranker.set_params(artifact=scorer, answers=None, threads=None).fit(rows, rows.column("label").to_numpy())
         assert ranker._fitted().answers == ANSWERS
 
     def test_labels_of_one_kind(self, ranker, rows):

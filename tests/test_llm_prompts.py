@@ -226,7 +226,7 @@ class TestRoom:
         with pytest.raises(InputError, match="2 candidates are longer than the model's 80 tokens leave room for"):
             write(scorer, prompt, long_log, rows, {**many_titles(), "3": "water " * 90})
 
-    @given(st.integers(60, 200), st.integers(1, 12), st.integers(0, 99), st.booleans())
+    @given(st.integers(100, 200), st.integers(1, 12), st.integers(0, 99), st.booleans())
     @settings(max_examples=25, deadline=None)
     def test_every_prompt_fits(self, scorer, long_log, rows, n_tokens, item_tokens, seed, chat):
         draw = np.random.default_rng(seed)

@@ -93,7 +93,7 @@ HISTORY = [("Heat", True), ("Alien", False), ("Casino", None), ("Speed", True)]
 class TestPrompt:
     def test_by_hand(self):
         assert PreferencePrompt().render(HISTORY, "Drama") == (
-            "Liked 2 of 4: Heat; Speed\nDisliked 1 of 4: Alien\nSeen: Casino\nNext: Drama\nWould the user like it?"
+            "Liked 2 of 4: Heat; Speed\nDisliked 1 of 4: Alien\nSeen: Casino\nNext: Drama\nWould the user like it? Answer Yes or No."
         )
 
     @pytest.mark.parametrize(
@@ -106,7 +106,7 @@ class TestPrompt:
         ],
     )
     def test_a_section_without_items_vanishes(self, history, text):
-        rest = "Next: Drama\nWould the user like it?"
+        rest = "Next: Drama\nWould the user like it? Answer Yes or No."
         assert PreferencePrompt().render(history, "Drama") == text.format(candidate=rest)
 
     def test_what_stands_outside_of_brackets_stays(self):

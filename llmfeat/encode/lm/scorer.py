@@ -306,7 +306,8 @@ class PromptScorer:
             for branch in path:
                 if id(branch) not in made:
                     known = self._nearest(ids[branch.first][: branch.n_tokens], prefix)
-                    if not self._is_time(branch.n_tokens - len(known.tokens), deadline):
+                    n_tokens = branch.n_tokens - len(known.tokens)
+                    if n_tokens and not self._is_time(n_tokens, deadline):
                         return
                     made[id(branch)] = self._extended(known, ids, branch)
                 prefix = made[id(branch)]
