@@ -22,7 +22,7 @@ from llmfeat.rank.scorers.crossfit import user_folds
 
 __all__ = ["measure_controls", "measure_full", "measure_shots", "measure_stacked", "measure_zero_shot"]
 
-N_SHOTS, N_HELD_OUT = 256, 256
+N_SHOTS, N_HELD_OUT, N_STACKED = 256, 256, 3000
 # The shots come from the users of one fold; what is stacked on their model learns from the others.
 _N_FOLDS = 3
 _SHOTS = Lora()
@@ -75,7 +75,7 @@ def measure_full(artifact: ModelArtifact, tallrec: TallRec, *, quick: bool) -> d
 def measure_stacked(artifact: ModelArtifact, tallrec: TallRec, *, quick: bool) -> dict[str, Any]:
     """Return what the adapted model's score adds to LightGBM over our features, on rows of users it never saw."""
     train, test = tallrec.parts["train"], tallrec.parts["test"]
-    train = train[_folds(tallrec, train) > 0]
+    train = _some(train[_folds(tallrec, train) > 0], N_STACKED)
     scorer, _ = _adapted(artifact, tallrec, _shots(tallrec), Lora(epochs=1) if quick else _SHOTS)
     columns, names = _features(tallrec, llm=not quick)
     score = np.full(len(columns), np.nan, dtype=np.float32)

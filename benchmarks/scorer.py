@@ -47,7 +47,7 @@ def main() -> None:
         save(options.json, figures_of(rows), rows)  # what was measured stays, whatever comes
     rows.sort(key=lambda row: _PARTS.index(row["part"]))
     write(options.json, figures_of(rows), rows)
-    if not options.quick:
+    if not options.quick and not options.parts:
         render_results(options.json)
 
 

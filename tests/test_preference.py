@@ -93,7 +93,8 @@ HISTORY = [("Heat", True), ("Alien", False), ("Casino", None), ("Speed", True)]
 class TestPrompt:
     def test_by_hand(self):
         assert PreferencePrompt().render(HISTORY, "Drama") == (
-            "Liked 2 of 4: Heat; Speed\nDisliked 1 of 4: Alien\nSeen: Casino\nNext: Drama\nWould the user like it? Answer Yes or No."
+            "Liked 2 of 4: Heat; Speed\nDisliked 1 of 4: Alien\nSeen: Casino\nNext: Drama\n"
+            "Would the user like it? Answer Yes or No."
         )
 
     @pytest.mark.parametrize(
