@@ -439,8 +439,9 @@ def test_errors_say_what_to_do(folder, llm_artifact, artifact, more, said):
 
 
 def test_words_that_are_no_token(folder, llm_artifact, artifact):
-    result = zeroshot(folder, llm_artifact, artifact, "ratings.csv", "--rating", "stars", answers=())
-    assert "no variant of positive=('yes',) is a single token" in str(result.exception)
+    words = ("--yes", "certainly", "--no", "never")
+    result = zeroshot(folder, llm_artifact, artifact, "ratings.csv", "--rating", "stars", answers=words)
+    assert "no variant of positive=('certainly',) is a single token" in str(result.exception)
 
 
 def test_an_encoder_is_no_scorer_and_the_other_way_round(folder, llm_artifact, artifact):
