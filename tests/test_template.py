@@ -316,7 +316,10 @@ class TestFromFile:
             ("[item]\ntemplate = 5", "template=5, but a str"),
             ("[item]\ntemplate = 'plain'", "names no field"),
             ("[item]\ntemplate = '{a}'\nlimit = 5", r"the keys \['limit'\], but only \['template'\]"),
-            ("[item]\ntemplate = '{a}'\n[items]", r"has \['items'\], but the tables \[item\], \[history\] and \[prompt\]"),
+            (
+                "[item]\ntemplate = '{a}'\n[items]",
+                r"has \['items'\], but the tables \[item\], \[history\] and \[prompt\]",
+            ),
             ("template = '{a}'", r"has \['template'\], but the tables"),
             ("[item", "is no TOML"),
             ("[item]\nx = " + "[" * 10_000, "is no TOML"),
