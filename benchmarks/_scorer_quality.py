@@ -9,10 +9,10 @@ import lightgbm
 import numpy as np
 import pyarrow as pa
 from _ml100k import PARAMETERS, TEMPLATE
-from _tallrec import PROMPT, TallRec
+from _tallrec import APART, PROMPT, QUESTION, TallRec
 from sklearn.metrics import roc_auc_score
 
-from llmfeat import ActivityFeatures, HistoryFeatures, LLMScorer, TextEncoder, VectorTable
+from llmfeat import ActivityFeatures, HistoryFeatures, LLMScorer, PreferencePrompt, TextEncoder, VectorTable
 from llmfeat._base.frames import id_column
 from llmfeat.artifact import ModelArtifact
 from llmfeat.evaluate.controls import tfidf_vectors
@@ -25,8 +25,8 @@ __all__ = ["measure_controls", "measure_full", "measure_shots", "measure_stacked
 N_SHOTS, N_HELD_OUT, N_STACKED = 256, 256, 3000
 # The shots come from the users of one fold; what is stacked on their model learns from the others.
 _N_FOLDS = 3
-_SHOTS = Lora()
-_FULL = Lora(epochs=1)
+_SHOTS = Lora(learning_rate=3e-4)
+_FULL = Lora(learning_rate=5e-4, epochs=3, batch_rows=16)
 _SEEDS = range(5)
 _N_TREES = 100
 
@@ -38,22 +38,34 @@ def measure_zero_shot(artifact: ModelArtifact, tallrec: TallRec, *, quick: bool)
     scorer = _scorer(artifact, tallrec).fit(tallrec.take(known), tallrec.labels[known])
     log_odds = scorer.log_odds(tallrec.take(parts["test"]))
     raw = _auc(tallrec, log_odds)
+    others = {
+        name: _auc(tallrec, _zero_shot(artifact, tallrec, prompt))
+        for name, prompt in (("in two lists, liked and disliked", APART), ("as a question in a chat", QUESTION))
+    }
     calibrated = _auc(tallrec, scorer.calibrator_.decision(log_odds))
     return {
         "auc_zero_shot": calibrated,
-        "aucs": {"the model as it comes": raw, f"calibrated on {len(known)} rows of other users": calibrated},
+        "aucs": {
+            "the model as it comes": raw,
+            **{f"the model as it comes, asked {name}": auc for name, auc in others.items()},
+            f"calibrated on {len(known)} rows of other users": calibrated,
+        },
         "is_turned": scorer.calibrator_.sign_ < 0,
     }
 
 
 def measure_shots(artifact: ModelArtifact, tallrec: TallRec, *, quick: bool) -> dict[str, Any]:
     """Return the AUC of the model adapted to 256 rows, uncalibrated."""
-    scorer, seconds = _adapted(artifact, tallrec, _shots(tallrec), Lora(epochs=1) if quick else _SHOTS)
-    log_odds = scorer.log_odds(tallrec.take(tallrec.parts["test"]))
-    auc = _auc(tallrec, log_odds)
+    lora, shots, test = Lora(epochs=1) if quick else _SHOTS, _shots(tallrec), tallrec.take(tallrec.parts["test"])
+    apart, _ = _adapted(artifact, tallrec, shots, lora, prompt=APART)
+    scorer, seconds = _adapted(artifact, tallrec, shots, lora)
+    auc, auc_apart = (_auc(tallrec, each.log_odds(test)) for each in (scorer, apart))
     return {
         "auc_256": auc,
-        "aucs": {f"adapted to {N_SHOTS} rows": auc},
+        "aucs": {
+            f"adapted to {N_SHOTS} rows": auc,
+            f"adapted to {N_SHOTS} rows, asked in two lists, liked and disliked": auc_apart,
+        },
         "epochs": scorer.epochs_,
         "fit_s": seconds,
     }
@@ -129,12 +141,14 @@ def measure_controls(artifact: ModelArtifact, tallrec: TallRec, *, quick: bool) 
     }
 
 
-def _scorer(artifact: ModelArtifact, tallrec: TallRec, **parameters: Any) -> LLMScorer:
+def _scorer(
+    artifact: ModelArtifact, tallrec: TallRec, *, prompt: PreferencePrompt = PROMPT, **parameters: Any
+) -> LLMScorer:
     return LLMScorer(
         tallrec.log,
         artifact,
         tallrec.titles,
-        prompt=PROMPT,
+        prompt=prompt,
         user_id="row_id",
         group="user_id",
         cache=True,
@@ -142,10 +156,18 @@ def _scorer(artifact: ModelArtifact, tallrec: TallRec, **parameters: Any) -> LLM
     )
 
 
-def _adapted(artifact: ModelArtifact, tallrec: TallRec, rows: Any, lora: Lora) -> tuple[LLMScorer, float]:
+def _zero_shot(artifact: ModelArtifact, tallrec: TallRec, prompt: PreferencePrompt) -> Any:
+    """Return the model's own scores of the test rows."""
+    rows = tallrec.take(tallrec.parts["test"])
+    return _scorer(artifact, tallrec, prompt=prompt).fit(rows).log_odds(rows)
+
+
+def _adapted(
+    artifact: ModelArtifact, tallrec: TallRec, rows: Any, lora: Lora, *, prompt: PreferencePrompt = PROMPT
+) -> tuple[LLMScorer, float]:
     """Return the scorer adapted to some rows; the same rows again are found in the cache."""
     held_out = _some(tallrec.parts["valid"], N_HELD_OUT)
-    scorer = _scorer(artifact, tallrec, finetune=lora, calibration=None, verbose=True)
+    scorer = _scorer(artifact, tallrec, prompt=prompt, finetune=lora, calibration=None, verbose=True)
     started = time.perf_counter()
     scorer.fit(tallrec.take(rows), tallrec.labels[rows], eval_set=(tallrec.take(held_out), tallrec.labels[held_out]))
     return scorer, time.perf_counter() - started

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +15,11 @@ from llmfeat.history import HISTORY_AS_OF_US
 
 N_HISTORY, N_ROWS = 10, 10_000
 LIKED_OVER = 3
-# As few tokens as will do, since the model is adapted to the prompt anyway: no chat around it, and titles without
-# years, each of which costs this vocabulary six tokens. Counts are given: a small model cannot count what it reads.
-PROMPT = PreferencePrompt(
-    template="[Liked {n_liked}: {liked}\n][Disliked {n_disliked}: {disliked}\n]Next: {candidate}\nLiked?",
-    system=None,
-    chat=False,
-    max_items=N_HISTORY,
-)
+# Chosen on the validation split, as everything here was.
+PROMPT = PreferencePrompt.by_example(max_items=N_HISTORY)
+# The same in two lists, as TALLRec has them: which film came when is not told.
+APART = replace(PROMPT, template="[Liked:\n{liked}\n][Disliked:\n{disliked}\n]Next:\n{candidate}:")
+QUESTION = PreferencePrompt(max_items=N_HISTORY)
 
 
 @dataclass(frozen=True, eq=False)

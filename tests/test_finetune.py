@@ -133,7 +133,7 @@ class TestTraining:
         assert len(losses) == best + 1 + 2
         assert losses[-1] > losses[best] + 0.1
         saved = AutoModelForCausalLM.from_pretrained(tmp_path / "out", dtype=torch.float32)
-        trainer = _Trainer(torch, saved, [], answers, pad_id=0, device="cpu")
+        trainer = _Trainer(torch, saved, [], answers, None, pad_id=0, device="cpu")
         assert trainer._held_out_loss(turned, 16) == pytest.approx(losses[best], abs=1e-3)
 
     def test_adapts_the_last_layers_only(self, llm_source, examples, answers, tmp_path):
@@ -146,10 +146,81 @@ class TestTraining:
         assert all(name.startswith("model.layers.1.") for name in changed)
         assert set(new) == set(old)
 
+    def test_what_is_learned_in_bfloat16_is_merged_without_its_rounding(self, llm_source, examples, answers, tmp_path):
+        import torch
+        from safetensors.torch import load_file
+
+        lora = dataclasses.replace(LORA, layers=1, epochs=2, dtype="bfloat16")
+        epochs, _ = adapt(llm_source, tmp_path / "out", examples, answers, lora)
+        weights = load_file(tmp_path / "out" / "model.safetensors")
+        assert {weight.dtype for weight in weights.values()} == {torch.float32}
+        rounded = {name for name, weight in weights.items() if torch.equal(weight, weight.bfloat16().float())}
+        assert {name for name in weights if "layers.1." in name and "_proj" in name}.isdisjoint(rounded)
+        assert all(name in rounded for name in weights if "layers.0." in name)
+        assert np.isfinite([epoch["held_out_loss"] for epoch in epochs]).all()
+
     def test_a_loss_that_is_not_finite_is_said(self, llm_source, examples, answers, tmp_path):
         wild = dataclasses.replace(LORA, learning_rate=1e30)
         with pytest.raises(ExportError, match=r"lower the learning rate"):
             adapt(llm_source, tmp_path / "out", examples, answers, wild)
+
+
+class TestKeptStates:
+    """What the layers below the adapted ones make of a row is computed once, and changes nothing."""
+
+    LORA = dataclasses.replace(LORA, layers=1, epochs=3)
+
+    @pytest.fixture
+    @staticmethod
+    def calls(monkeypatch):
+        """The rows that came through the first layer, a number a call."""
+        from transformers.models.llama.modeling_llama import LlamaDecoderLayer
+
+        found, plain = [], LlamaDecoderLayer.forward
+
+        def forward(self, hidden_states, *args, **options):
+            if self.self_attn.layer_idx == 0:
+                found.append(len(hidden_states))
+            return plain(self, hidden_states, *args, **options)
+
+        monkeypatch.setattr(LlamaDecoderLayer, "forward", forward)
+        return found
+
+    def test_a_row_is_computed_once_and_learned_from_as_before(
+        self, llm_source, examples, answers, tmp_path, calls, monkeypatch
+    ):
+        n_rows, n_checked = sum(map(len, examples)), 8  # four in both ways
+        kept, _ = adapt(llm_source, tmp_path / "kept", examples, answers, self.LORA)
+        assert sum(calls) == n_rows + n_checked
+        calls.clear()
+        monkeypatch.setattr("llmfeat.export.frozen._MOST_BYTES", 0)
+        anew, _ = adapt(llm_source, tmp_path / "anew", examples, answers, self.LORA)
+        assert sum(calls) == n_rows * len(anew)
+        for name in ("loss", "held_out_loss"):
+            assert [each[name] for each in kept] == pytest.approx([each[name] for each in anew], abs=1e-4)
+
+    def test_one_epoch_keeps_nothing(self, llm_source, examples, answers, tmp_path, monkeypatch):
+        monkeypatch.setattr("llmfeat.export.finetune.KeptStates.of", lambda *args, **options: 1 / 0)
+        adapt(llm_source, tmp_path / "out", examples, answers, dataclasses.replace(self.LORA, epochs=1))
+
+    def test_a_model_that_scales_what_it_is_given_is_computed_anew(
+        self, llm_source, examples, answers, tmp_path, calls, monkeypatch
+    ):
+        from transformers.models.llama.modeling_llama import LlamaModel
+
+        plain = LlamaModel.forward
+
+        def scaled(self, input_ids=None, inputs_embeds=None, **options):
+            embedded = self.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds
+            return plain(self, inputs_embeds=embedded * 3, **options)
+
+        monkeypatch.setattr(LlamaModel, "forward", scaled)
+        epochs, _ = adapt(llm_source, tmp_path / "out", examples, answers, self.LORA)
+        assert sum(calls) >= sum(map(len, examples)) * len(epochs)
+
+    def test_all_layers_adapted_leave_nothing_to_keep(self, llm_source, examples, answers, tmp_path, calls):
+        epochs, _ = adapt(llm_source, tmp_path / "out", examples, answers, dataclasses.replace(LORA, epochs=2))
+        assert sum(calls) == sum(map(len, examples)) * len(epochs)
 
 
 class TestErrors:

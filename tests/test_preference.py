@@ -125,6 +125,21 @@ class TestPrompt:
     def test_no_items_at_all(self):
         assert PreferencePrompt("[{history}: ]{candidate}", max_items=0).render(HISTORY, "Drama") == "Drama"
 
+    def test_marks_stand_behind_items_whose_label_is_known(self):
+        prompt = PreferencePrompt(
+            "[{history}\n]{n_liked} {liked} | {disliked} | {seen} | {candidate}:", separator="\n", marks=("-", "+")
+        )
+        assert prompt.render(HISTORY, "Drama") == (
+            "Heat+\nAlien-\nCasino\nSpeed+\n2 Heat+\nSpeed+ | Alien- | Casino | Drama:"
+        )
+        assert prompt.render([], "Drama") == "0  |  |  | Drama:"
+
+    def test_a_history_that_is_its_own_example(self):
+        prompt = PreferencePrompt.by_example("Bad", "Good", max_items=3)
+        assert prompt.render(HISTORY, "Drama") == "Alien: Bad\nCasino\nSpeed: Good\nDrama:"
+        assert prompt.render([], "Drama") == "Drama:"
+        assert not prompt.chat
+
     def test_titles_are_no_templates(self):
         prompt = PreferencePrompt("{history}: {candidate}")
         assert prompt.render([("{candidate} [x]", True)], "{liked}") == "{candidate} [x]: {liked}"
@@ -146,6 +161,9 @@ class TestPrompt:
             ({"system": 5}, "system=5, but a str or None"),
             ({"opening": None}, "opening=None, but a str"),
             ({"separator": 5}, "separator=5, but a str"),
+            ({"marks": "NY"}, "marks='NY', but two str"),
+            ({"marks": ("No",)}, r"marks=\('No',\), but two str"),
+            ({"marks": (": No", True)}, r"marks=\(': No', True\), but two str"),
             ({"chat": 1}, "chat=1, but a bool"),
             ({"newest_first": None}, "newest_first=None, but a bool"),
             ({"max_items": -1}, "max_items=-1, but a whole number from 0"),
@@ -168,6 +186,8 @@ class TestPrompt:
             PreferencePrompt(chat=False),
             PreferencePrompt(opening="Answer:"),
             PreferencePrompt(separator=", "),
+            PreferencePrompt(marks=("", "")),
+            PreferencePrompt(marks=(": No", ": Yes")),
             PreferencePrompt(max_items=21),
             PreferencePrompt(item_tokens=None),
             PreferencePrompt(newest_first=True),
@@ -179,8 +199,10 @@ class TestPrompt:
 class TestFile:
     def test_reads_its_table(self, tmp_path):
         path = tmp_path / "prompt.toml"
-        path.write_text("[prompt]\ntemplate = '{history}: {candidate}'\nmax_items = 5\nchat = false\n")
-        expected = PreferencePrompt("{history}: {candidate}", max_items=5, chat=False)
+        path.write_text(
+            "[prompt]\ntemplate = '{history}: {candidate}'\nmax_items = 5\nchat = false\nmarks = ['-', '+']\n"
+        )
+        expected = PreferencePrompt("{history}: {candidate}", max_items=5, chat=False, marks=("-", "+"))
         assert PreferencePrompt.from_file(path) == expected
 
     def test_stands_beside_other_templates(self, tmp_path):

@@ -419,7 +419,7 @@ def test_a_template_without_a_prompt_asks_the_usual(folder, llm_artifact, artifa
     result = zeroshot(folder, llm_artifact, artifact, "ratings.csv", *options, text=("--template", str(file)))
     assert result.exit_code == 0, result.output
     prompt = json.loads((folder / "zeroshot.json").read_text())["model"]["prompt"]
-    assert prompt["template"] == PreferencePrompt().template
+    assert prompt["template"] == PreferencePrompt.by_example().template
     assert prompt["max_items"] == 20
 
 

@@ -122,7 +122,8 @@ def command(
     much more probable yes is than no. The same rows are ranked at random, by popularity, and by cosine to what the user
     liked. Without --label and --rating every event is a positive, beside which negatives are drawn.
 
-    With --template, the file may hold a table [prompt] beside [item], whose keys are those of PreferencePrompt.
+    The usual prompt is the user's history, an item a line with Yes or No behind it, and the candidate. With
+    --template, the file may hold a table [prompt] beside [item] for another, whose keys are those of PreferencePrompt.
     """  # noqa: D301  click reads the control character
     # Hugging Face reads it at import: the bundled models come from the package index.
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -142,8 +143,8 @@ def command(
         template=None if template_file is None else ItemTemplate.from_file(template_file),
         task="click" if is_labelled else "next-item",
     )
-    prompt = _prompt(template_file, max_items)
     answers = Answers(positive or Answers().positive, negative or Answers().negative)
+    prompt = _prompt(template_file, max_items, answers)
     console = Console(highlight=False, soft_wrap=True)
     body = run_zeroshot(
         spec,
@@ -158,15 +159,16 @@ def command(
         console.print(f"\n{write_zeroshot(body, out)}", markup=False)
 
 
-def _prompt(path: Path | None, max_items: int | None) -> Any:
+def _prompt(path: Path | None, max_items: int | None, answers: Any) -> Any:
     """Return the prompt of a template's file, where it has one, else the usual one."""
+    from llmfeat.rank.llm import usual_prompt
     from llmfeat.text import PreferencePrompt
 
     # `ItemTemplate.from_file` has read the file, and said what is wrong with it.
     if path is not None and "prompt" in tomllib.loads(path.read_text(encoding="utf-8")):
         prompt = PreferencePrompt.from_file(path)
     else:
-        prompt = PreferencePrompt()
+        prompt = usual_prompt(answers)
     return prompt if max_items is None else dataclasses.replace(prompt, max_items=max_items)
 
 

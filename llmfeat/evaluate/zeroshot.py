@@ -26,7 +26,7 @@ from llmfeat.evaluate.split import TimeSplit, split_by_time
 from llmfeat.evaluate.zeroshot_rows import AskedRows, ZeroshotConfig, asked_rows, codes_of, times_of
 from llmfeat.features import HistoryFeatures
 from llmfeat.history import AsOfIndex, InteractionLog
-from llmfeat.rank.llm import LLMRanking, LLMScorer
+from llmfeat.rank.llm import LLMRanking, LLMScorer, usual_prompt
 from llmfeat.text import PreferencePrompt
 from llmfeat.types import Float32Array, Float64Array, Int64Array
 
@@ -87,7 +87,7 @@ def run_zeroshot(
     encoder : TextEncoder
         What the arm ``cosine`` compares items by.
     prompt : PreferencePrompt, optional
-        What is asked.
+        What is asked; as in `LLMScorer` by default.
     say : callable
         Takes a line of text.
     progress : bool, default=True
@@ -100,6 +100,7 @@ def run_zeroshot(
     BackendError
         When the model cannot be run.
     """
+    prompt = prompt or usual_prompt(scorer.answers)
     inputs = _read(spec, say, progress=progress)
     split = split_by_time(times_of(inputs), test_fraction=config.test_fraction)
     texts = inputs.template.render_arrow(inputs.items, truncate=encoder.truncate)
@@ -113,7 +114,7 @@ def run_zeroshot(
         scorer,
         inputs.items.take(needed),
         item_template=inputs.template,
-        prompt=prompt or PreferencePrompt(),
+        prompt=prompt,
         calibration=None,
         verbose=progress,
         **looking_back,
@@ -129,7 +130,7 @@ def run_zeroshot(
     return {
         "schema": 1,
         "data": _data_json(inputs, split, rows),
-        "model": _model_json(scorer, encoder, prompt or PreferencePrompt()),
+        "model": _model_json(scorer, encoder, prompt),
         "arms": {arm: {name: _value_json(each) for name, each in found[arm].items()} for arm in ARMS},
         "differences": {
             f"llm_vs_{arm}": {name: interval_json(found["llm"][name] - found[arm][name]) for name in METRICS}

@@ -23,6 +23,7 @@ from llmfeat.artifact import ModelArtifact
 from llmfeat.errors import ExportError, InputError
 from llmfeat.export.exporter import export_source
 from llmfeat.export.fetch import open_source
+from llmfeat.export.frozen import KeptStates
 from llmfeat.export.quiet import quietly
 from llmfeat.export.source import ModelSource
 from llmfeat.export.trace import load_torch
@@ -44,8 +45,8 @@ class Lora:
     alpha : float, optional
         Their scale; twice the rank by default.
     layers : int, optional
-        How many layers are adapted, counted from the last; a third of them by default. Those before are computed, and
-        no gradient goes through them: half the time of adapting all.
+        How many layers are adapted, counted from the last; a third of them by default. No gradient goes through those
+        before, and what they make of a row is kept from the first epoch on, where all rows' states take up to 4 GiB.
     learning_rate : float, default=1e-3
         At its peak, after a tenth of the steps; it falls to zero by the end.
     weight_decay : float, default=0.01
@@ -211,10 +212,14 @@ def _adapt(
         f"{len(train)} rows to learn from, {len(held_out)} held out; {sum(each.numel() for each in weights):,} weights "
         f"of the last {n_adapted} of {n_layers} layers, {str(dtype).removeprefix('torch.')} on {device}"
     )
-    trainer = _Trainer(torch, model, weights, answers, pad_id=source.tokenizer.pad_token_id or 0, device=device)
+    n_tokens = sum(len(row) for part in (train, held_out) for row in part.ids)
+    kept = KeptStates.of(torch, base, n_layers - n_adapted, n_tokens=n_tokens) if lora.epochs > 1 else None
+    trainer = _Trainer(torch, model, weights, answers, kept, pad_id=source.tokenizer.pad_token_id or 0, device=device)
+    trainer.check(held_out)
     epochs = trainer.run(train, held_out, lora, seed, say, progress)
     with quietly():
-        whole = model.merge_and_unload().to(device="cpu", dtype=torch.float32)
+        # In float32 before they are merged: what was learned is smaller than a step of bfloat16.
+        whole = model.to(device="cpu", dtype=torch.float32).merge_and_unload()
         whole.save_pretrained(folder)
         source.tokenizer.save_pretrained(folder)
     return epochs
@@ -223,13 +228,30 @@ def _adapt(
 class _Trainer:
     """Learns the weights of an adapted model from prompts and labels."""
 
-    def __init__(self, torch: Any, model: Any, weights: list[Any], answers: Any, *, pad_id: int, device: str) -> None:
+    def __init__(
+        self,
+        torch: Any,
+        model: Any,
+        weights: list[Any],
+        answers: Any,
+        kept: KeptStates | None,
+        *,
+        pad_id: int,
+        device: str,
+    ) -> None:
         self._torch = torch
         self._model = model
         self._weights = weights
         self._answers = [list(ids) for ids in answers]
+        self._kept = kept
         self._pad_id = pad_id
         self._device = device
+
+    def check(self, examples: Examples) -> None:
+        """Compute all layers anew each time where that gives something else than the states that are kept."""
+        rows = range(min(len(examples), 4))
+        if self._kept is not None and not self._kept.agrees(_keys(examples, rows), self._inputs(examples, rows)):
+            self._kept = None
 
     def run(
         self, train: Examples, held_out: Examples, lora: Lora, seed: int, say: Any, progress: bool
@@ -284,6 +306,19 @@ class _Trainer:
 
     def _loss(self, examples: Examples, rows: Sequence[int]) -> Any:
         torch = self._torch
+        said = self._logits(examples, rows)
+        yes, no = (said[:, answer].float().logsumexp(1) for answer in self._answers)
+        wanted = torch.tensor(examples.labels[list(rows)], dtype=torch.float32, device=self._device)
+        return torch.nn.functional.binary_cross_entropy_with_logits(yes - no, wanted)
+
+    def _logits(self, examples: Examples, rows: Sequence[int]) -> Any:
+        inputs = self._inputs(examples, rows)
+        if self._kept is not None:
+            return self._kept.logits(_keys(examples, rows), inputs)
+        return self._model(use_cache=False, logits_to_keep=1, **inputs).logits[:, -1]
+
+    def _inputs(self, examples: Examples, rows: Sequence[int]) -> dict[str, Any]:
+        torch = self._torch
         ids = [examples.ids[row] for row in rows]
         length = max(map(len, ids))
         # On the left, so that the last token of all stands in one column.
@@ -293,13 +328,8 @@ class _Trainer:
             batch[at, length - len(row) :] = torch.tensor(list(row))
             mask[at, length - len(row) :] = 1
         positions = (mask.cumsum(1) - 1).clamp(min=0)
-        batch, mask, positions = (each.to(self._device) for each in (batch, mask, positions))
-        said = self._model(
-            input_ids=batch, attention_mask=mask, position_ids=positions, use_cache=False, logits_to_keep=1
-        ).logits[:, -1]
-        yes, no = (said[:, answer].float().logsumexp(1) for answer in self._answers)
-        wanted = torch.tensor(examples.labels[list(rows)], dtype=torch.float32, device=self._device)
-        return torch.nn.functional.binary_cross_entropy_with_logits(yes - no, wanted)
+        named = {"input_ids": batch, "attention_mask": mask, "position_ids": positions}
+        return {name: value.to(self._device) for name, value in named.items()}
 
     def _held_out_loss(self, examples: Examples, batch_rows: int) -> float:
         self._model.eval()
@@ -310,6 +340,10 @@ class _Trainer:
                 rows = order[begin : begin + batch_rows]
                 total += float(self._loss(examples, rows)) * len(rows)
         return total / len(examples)
+
+
+def _keys(examples: Examples, rows: Sequence[int]) -> list[tuple[int, int]]:
+    return [(id(examples), row) for row in rows]
 
 
 def _shuffled(examples: Examples, batch_rows: int, random: np.random.Generator) -> Iterator[list[int]]:

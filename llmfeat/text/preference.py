@@ -45,6 +45,9 @@ class PreferencePrompt:
         What the answer begins with, for models that answer in sentences.
     separator : str, default="; "
         What stands between two items.
+    marks : tuple of (str, str), optional
+        What stands right behind an item that was disliked, and behind one that was liked; nothing behind one whose
+        label is not known. See `by_example`.
     max_items : int, default=20
         How many items of the history are used; the newest.
     item_tokens : int or None, default=64
@@ -73,6 +76,7 @@ class PreferencePrompt:
     chat: bool = True
     opening: str = ""
     separator: str = "; "
+    marks: tuple[str, str] | None = None
     max_items: int = 20
     item_tokens: int | None = 64
     newest_first: bool = False
@@ -83,6 +87,8 @@ class PreferencePrompt:
                 raise TemplateError(f"{name}={getattr(self, name)!r}, but a str was expected")
         if not (self.system is None or isinstance(self.system, str)):
             raise TemplateError(f"system={self.system!r}, but a str or None was expected")
+        if self.marks is not None:
+            object.__setattr__(self, "marks", _pair(self.marks))
         for name in ("chat", "newest_first"):
             if not isinstance(getattr(self, name), bool):
                 raise TemplateError(f"{name}={getattr(self, name)!r}, but a bool was expected: pass True or False")
@@ -107,6 +113,32 @@ class PreferencePrompt:
                 f"the template {self.template!r} has {{candidate}} {named.count('candidate')} times, but once, outside "
                 "of brackets, was expected"
             )
+
+    @classmethod
+    def by_example(cls, no: str = "No", yes: str = "Yes", *, max_items: int = 20, item_tokens: int | None = 64) -> Self:
+        r"""Return the prompt of a history that is its own example: a line for each item, with whether it was liked.
+
+        No question is asked, and no chat is around it: the candidate's line lacks its answer. A small model continues
+        such a list far better than it answers a question. `no` and `yes` are among the answers that are compared.
+
+        Examples
+        --------
+        >>> from llmfeat.text import PreferencePrompt
+        >>> prompt = PreferencePrompt.by_example()
+        >>> print(prompt.render([("Heat", True), ("Alien", False)], "Speed"))
+        Heat: Yes
+        Alien: No
+        Speed:
+        """
+        return cls(
+            "[{history}\n]{candidate}:",
+            system=None,
+            chat=False,
+            separator="\n",
+            marks=(f": {no}", f": {yes}"),
+            max_items=max_items,
+            item_tokens=item_tokens,
+        )
 
     @classmethod
     def from_file(cls, path: str | Path) -> Self:
@@ -143,11 +175,12 @@ class PreferencePrompt:
         kept = list(history)[-self.max_items :] if self.max_items else []
         if self.newest_first:
             kept.reverse()
+        written = [(self._marked(text, liked), liked) for text, liked in kept]
         lists = {
-            "liked": [text for text, liked in kept if liked],
-            "disliked": [text for text, liked in kept if liked is not None and not liked],
-            "seen": [text for text, liked in kept if liked is None],
-            "history": [text for text, _ in kept],
+            "liked": [text for text, liked in written if liked],
+            "disliked": [text for text, liked in written if liked is not None and not liked],
+            "seen": [text for text, liked in written if liked is None],
+            "history": [text for text, _ in written],
         }
         values = {name: self.separator.join(texts) for name, texts in lists.items()}
         values |= {f"n_{name}": str(len(texts)) for name, texts in lists.items()}
@@ -160,6 +193,18 @@ class PreferencePrompt:
             parts += [values[text] if is_field else text for text, is_field in section.pieces]
         return "".join(parts)
 
+    def _marked(self, text: str, liked: bool | None) -> str:
+        return text if self.marks is None or liked is None else text + self.marks[liked]
+
     @cached_property
     def _parsed(self) -> tuple[tuple[Section, ...], dict[str, int]]:
         return parse_sections(self.template)
+
+
+def _pair(marks: object) -> tuple[str, str]:
+    """Return both marks, which TOML has in a list."""
+    if isinstance(marks, tuple | list) and len(marks) == 2 and all(isinstance(mark, str) for mark in marks):
+        return marks[0], marks[1]
+    raise TemplateError(
+        f"marks={marks!r}, but two str were expected, for disliked and for liked, or None: pass (': No', ': Yes')"
+    )

@@ -9,7 +9,7 @@ from typing import Any, Self
 import numpy as np
 import pyarrow as pa
 
-from llmfeat.encode.lm import PromptScorer
+from llmfeat.encode.lm import Answers, PromptScorer
 from llmfeat.errors import InputError
 from llmfeat.features._rows import Rows
 from llmfeat.features._text_events import TextEvents
@@ -18,10 +18,16 @@ from llmfeat.text._truncate import cut_distinct
 from llmfeat.text.preference import Seen
 from llmfeat.types import BoolArray, Float64Array, Int64Array
 
-__all__ = ["PromptWriter", "Prompts"]
+__all__ = ["PromptWriter", "Prompts", "usual_prompt"]
 
 _CANDIDATE = "\0"  # where the candidate goes; no text of an item has one
 _MERGED = 4  # tokens by which a text in its place may differ from the text alone
+
+
+def usual_prompt(answers: Answers) -> PreferencePrompt:
+    """Return the prompt where none is given: histories as examples of the answers."""
+    no, yes = (words[0].strip().capitalize() for words in (answers.negative, answers.positive))
+    return PreferencePrompt.by_example(no, yes)
 
 
 @dataclass(frozen=True, eq=False)

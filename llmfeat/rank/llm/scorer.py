@@ -25,7 +25,7 @@ from llmfeat.features._text_events import TextEvents
 from llmfeat.rank.groups import Groups, mean_ndcg
 from llmfeat.rank.llm.budget import LLMRanking, best_first, merged
 from llmfeat.rank.llm.calibrate import Calibrator, check_calibration
-from llmfeat.rank.llm.prompts import LabelledPrompts, Prompts, PromptWriter
+from llmfeat.rank.llm.prompts import LabelledPrompts, Prompts, PromptWriter, usual_prompt
 from llmfeat.rank.llm.tuning import finetuned, held_out_rows
 from llmfeat.text import ItemTemplate, PreferencePrompt
 from llmfeat.types import Float32Array, Float64Array
@@ -54,7 +54,7 @@ class LLMScorer(LogEstimator):
     item_template : ItemTemplate or str, optional
         How a row of such a frame becomes a text.
     prompt : PreferencePrompt, optional
-        What is asked.
+        What is asked; ``PreferencePrompt.by_example`` with the answers by default.
     answers : Answers, optional
         The words that mean yes, and those that mean no.
     calibration : {"logistic", "monotone"} or None, default="logistic"
@@ -338,7 +338,7 @@ class LLMScorer(LogEstimator):
 
     def _writer(self, scorer: PromptScorer) -> PromptWriter:
         made = _WRITERS.get(self)
-        prompt = self.prompt or PreferencePrompt()
+        prompt = self.prompt or usual_prompt(scorer.answers)
         key = (scorer.artifact.fingerprint, prompt.fingerprint)
         if made is None or made[0] != key or made[1].item_texts is not self.item_texts_:
             made = _WRITERS[self] = key, PromptWriter(scorer, prompt, self.item_ids_, self.item_texts_)
