@@ -48,7 +48,7 @@ def measure_zero_shot(artifact: ModelArtifact, tallrec: TallRec, *, quick: bool)
         "aucs": {
             "the model as it comes": raw,
             **{f"the model as it comes, asked {name}": auc for name, auc in others.items()},
-            f"calibrated on {len(known)} rows of other users": calibrated,
+            f"calibrated on {len(known)} rows of the validation split": calibrated,
         },
         "is_turned": scorer.calibrator_.sign_ < 0,
     }

@@ -218,6 +218,24 @@ class TestKeptStates:
         epochs, _ = adapt(llm_source, tmp_path / "out", examples, answers, self.LORA)
         assert sum(calls) >= sum(map(len, examples)) * len(epochs)
 
+    def test_a_model_that_takes_no_states_is_computed_anew_and_that_is_said(
+        self, llm_source, examples, answers, tmp_path, monkeypatch
+    ):
+        from transformers.models.llama.modeling_llama import LlamaModel
+
+        plain = LlamaModel.forward
+
+        def refusing(self, input_ids=None, inputs_embeds=None, **options):
+            if input_ids is None:
+                raise ValueError("input_ids are needed")
+            return plain(self, input_ids=input_ids, **options)
+
+        monkeypatch.setattr(LlamaModel, "forward", refusing)
+        lines = []
+        with open_source(llm_source) as source:
+            _adapt(source, tmp_path / "out", *examples, answers, self.LORA, 0, lines.append, False)
+        assert any("all layers are computed in each epoch" in line for line in lines)
+
     def test_all_layers_adapted_leave_nothing_to_keep(self, llm_source, examples, answers, tmp_path, calls):
         epochs, _ = adapt(llm_source, tmp_path / "out", examples, answers, dataclasses.replace(LORA, epochs=2))
         assert sum(calls) == sum(map(len, examples)) * len(epochs)

@@ -48,6 +48,29 @@ def fitted(make):
     return make().fit(ROWS, LABELS)
 
 
+def test_the_usual_prompt_shows_what_was_before_with_its_answers(make):
+    """Against a loop over the log."""
+    scorer = make(prompt=None).fit(ROWS)
+    no, yes = scorer.prompt_.marks
+    assert (no.strip(": ").lower(), yes.strip(": ").lower()) == ("b", "a")
+    written = scorer._prompts(ROWS).texts
+    events = [{**event, "item_id": str(event["item_id"])} for event in FRAME.to_pylist()]
+    titles = {item: title for item, title in TITLES.items() if title}
+    for event, text in zip(events, written, strict=True):
+        if event["item_id"] not in titles:
+            assert text is None
+            continue
+        own = [each for each in events if each["user_id"] == event["user_id"] and each["item_id"] in titles]
+        # The newest 20 before it; what was at one time is in any order.
+        before = [each for each in own if each["timestamp"] < event["timestamp"]]
+        lines = [f"{titles[each['item_id']]}{yes if each['label'] > 0 else no}" for each in before]
+        shown = text.split("\n")
+        assert shown[-1] == f"{titles[event['item_id']]}:"
+        assert len(shown) - 1 == min(20, len(lines))
+        if len(lines) <= 20:
+            assert sorted(shown[:-1]) == sorted(lines)
+
+
 @pytest.fixture(scope="module")
 def said(make):
     """What the model says of each row."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 from llmfeat.errors import TemplateError
@@ -133,6 +134,10 @@ class TestPrompt:
             "Heat+\nAlien-\nCasino\nSpeed+\n2 Heat+\nSpeed+ | Alien- | Casino | Drama:"
         )
         assert prompt.render([], "Drama") == "0  |  |  | Drama:"
+
+    @pytest.mark.parametrize(("liked", "mark"), [(np.True_, "+"), (np.False_, "-"), (1.0, "+"), (0, "-")])
+    def test_labels_of_arrays(self, liked, mark):
+        assert PreferencePrompt("{history}{candidate}", marks=("-", "+")).render([("Heat", liked)], "") == f"Heat{mark}"
 
     def test_a_history_that_is_its_own_example(self):
         prompt = PreferencePrompt.by_example("Bad", "Good", max_items=3)

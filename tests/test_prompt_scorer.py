@@ -357,6 +357,31 @@ class TestAnswers:
     def test_a_word_is_written_each_way_once(self):
         assert Answers.variants(" a ") == ["a", "A", " a", " A"]
 
+    @pytest.mark.parametrize(
+        ("positive", "negative"), [(("a",), ("b",)), (("b",), ("a",)), (("certainly", "a"), ("b", "never"))]
+    )
+    def test_answers_are_shown_as_tokens_that_are_compared(self, llm_artifact, positive, negative):
+        answers = Answers(positive, negative)
+        tokenizer = PromptScorer(llm_artifact).tokenizer
+        no, yes = answers.shown(tokenizer)
+        tokens = answers.tokens(tokenizer)
+        assert tokenizer.plain_ids(yes)[0] in tokens.positive
+        assert tokenizer.plain_ids(no)[0] in tokens.negative
+        assert len(tokenizer.plain_ids(yes)) == len(tokenizer.plain_ids(no)) == 1
+        assert (yes.strip().lower(), no.strip().lower()) == (positive[-1], negative[0])
+
+    def test_answers_are_shown_in_one_style_where_both_can_be(self):
+        class Tokenizer:
+            """Knows some words as one token."""
+
+            def plain_ids(self, text):
+                return [1] if text in (" Good", " good", " bad", "Odd", "ODD", "Even", " EVEN") else [1, 2]
+
+        assert Answers(("good",), ("bad",)).shown(Tokenizer()) == (" bad", " good")
+        assert Answers(("odd",), ("even",)).shown(Tokenizer()) == ("Even", "Odd")
+        assert Answers(("good",), ("odd",)).shown(Tokenizer()) == ("Odd", " Good")
+        assert Answers(("what", "good"), ("no",)).shown(Tokenizer()) == (" No", " Good")
+
     def test_log_probs_of_large_logits(self):
         logits = np.array([[1000.0, 1000.0, 0.0], [-1000.0, 0.0, -1000.0]], dtype=np.float32)
         found = AnswerTokens(np.array([0]), np.array([1, 2])).log_probs(logits)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import io
 import json
 from pathlib import Path
@@ -419,7 +420,7 @@ def test_a_template_without_a_prompt_asks_the_usual(folder, llm_artifact, artifa
     result = zeroshot(folder, llm_artifact, artifact, "ratings.csv", *options, text=("--template", str(file)))
     assert result.exit_code == 0, result.output
     prompt = json.loads((folder / "zeroshot.json").read_text())["model"]["prompt"]
-    assert prompt["template"] == PreferencePrompt.by_example().template
+    assert prompt == json.loads(json.dumps(dataclasses.asdict(PreferencePrompt.by_example("B", "A"))))
     assert prompt["max_items"] == 20
 
 

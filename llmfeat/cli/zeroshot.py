@@ -144,14 +144,14 @@ def command(
         task="click" if is_labelled else "next-item",
     )
     answers = Answers(positive or Answers().positive, negative or Answers().negative)
-    prompt = _prompt(template_file, max_items, answers)
     console = Console(highlight=False, soft_wrap=True)
+    scorer = ListeningScorer(artifact or bundled_model("scorer"), answers=answers, backend=backend, cache=True)
     body = run_zeroshot(
         spec,
         config,
-        scorer=ListeningScorer(artifact or bundled_model("scorer"), answers=answers, backend=backend, cache=True),
+        scorer=scorer,
         encoder=TextEncoder(encoder_artifact or bundled_model(), cache=True),
-        prompt=prompt,
+        prompt=_prompt(template_file, max_items, scorer),
         say=lambda line: console.print(line, markup=False),
     )
     print_zeroshot(console, body)
@@ -159,7 +159,7 @@ def command(
         console.print(f"\n{write_zeroshot(body, out)}", markup=False)
 
 
-def _prompt(path: Path | None, max_items: int | None, answers: Any) -> Any:
+def _prompt(path: Path | None, max_items: int | None, scorer: Any) -> Any:
     """Return the prompt of a template's file, where it has one, else the usual one."""
     from llmfeat.rank.llm import usual_prompt
     from llmfeat.text import PreferencePrompt
@@ -168,7 +168,7 @@ def _prompt(path: Path | None, max_items: int | None, answers: Any) -> Any:
     if path is not None and "prompt" in tomllib.loads(path.read_text(encoding="utf-8")):
         prompt = PreferencePrompt.from_file(path)
     else:
-        prompt = usual_prompt(answers)
+        prompt = usual_prompt(scorer)
     return prompt if max_items is None else dataclasses.replace(prompt, max_items=max_items)
 
 

@@ -100,7 +100,7 @@ def run_zeroshot(
     BackendError
         When the model cannot be run.
     """
-    prompt = prompt or usual_prompt(scorer.answers)
+    prompt = prompt or usual_prompt(scorer)
     inputs = _read(spec, say, progress=progress)
     split = split_by_time(times_of(inputs), test_fraction=config.test_fraction)
     texts = inputs.template.render_arrow(inputs.items, truncate=encoder.truncate)

@@ -29,8 +29,10 @@ from llmfeat.export.source import ModelSource
 from llmfeat.export.trace import load_torch
 from llmfeat.types import Float64Array
 
-__all__ = ["Examples", "Lora", "finetune_scorer"]
+__all__ = ["TRAINING", "Examples", "Lora", "finetune_scorer"]
 
+TRAINING = 2
+"""Bumped when the same rows and settings give another model."""
 _MEGABATCH = 16  # batches whose rows are sorted by length together, so that little is padded
 
 
@@ -58,7 +60,8 @@ class Lora:
     patience : int, default=1
         Stop after so many epochs without a lower loss on the rows held out; the best epoch's weights are kept.
     dtype : {"auto", "float32", "bfloat16"}, default="auto"
-        bfloat16 on a GPU, and on processors that multiply it.
+        bfloat16 on a GPU, and on processors that multiply it. The model's own weights are then rounded to it, for good;
+        what is learned is not.
     device : str, default="auto"
         ``cuda`` where there is one, else ``cpu``.
     """
@@ -160,7 +163,7 @@ def finetune_scorer(
             )
         merged = Path(folder) / "model"
         epochs = _adapt(source, merged, train, held_out, (positive, negative), lora, seed, say, progress)
-        digest = text_sha256(canonical_json([artifact.fingerprint, train.digest(), asdict(lora), seed]))
+        digest = text_sha256(canonical_json([artifact.fingerprint, train.digest(), asdict(lora), seed, TRAINING]))
         tuned = ModelSource(f"{spec.source}+lora", merged, digest, source.licence)
         made = export_source(
             tuned,
@@ -215,7 +218,8 @@ def _adapt(
     n_tokens = sum(len(row) for part in (train, held_out) for row in part.ids)
     kept = KeptStates.of(torch, base, n_layers - n_adapted, n_tokens=n_tokens) if lora.epochs > 1 else None
     trainer = _Trainer(torch, model, weights, answers, kept, pad_id=source.tokenizer.pad_token_id or 0, device=device)
-    trainer.check(held_out)
+    if not trainer.check(held_out) and lora.epochs > 1 and n_adapted < n_layers:
+        say("all layers are computed in each epoch: what those below make of the rows cannot be kept, or is over 4 GiB")
     epochs = trainer.run(train, held_out, lora, seed, say, progress)
     with quietly():
         # In float32 before they are merged: what was learned is smaller than a step of bfloat16.
@@ -240,18 +244,19 @@ class _Trainer:
         device: str,
     ) -> None:
         self._torch = torch
-        self._model = model
+        self._model = model.eval()  # gradients flow all the same; what is kept of a row must be no draw of dropout
         self._weights = weights
         self._answers = [list(ids) for ids in answers]
         self._kept = kept
         self._pad_id = pad_id
         self._device = device
 
-    def check(self, examples: Examples) -> None:
-        """Compute all layers anew each time where that gives something else than the states that are kept."""
+    def check(self, examples: Examples) -> bool:
+        """Return whether states are kept; from here on they are not where they give other logits than all layers do."""
         rows = range(min(len(examples), 4))
         if self._kept is not None and not self._kept.agrees(_keys(examples, rows), self._inputs(examples, rows)):
             self._kept = None
+        return self._kept is not None
 
     def run(
         self, train: Examples, held_out: Examples, lora: Lora, seed: int, say: Any, progress: bool
@@ -269,7 +274,6 @@ class _Trainer:
         with bar(lora.epochs * len(train), what="fine-tuning", unit="rows", shown=progress) as advance:
             for epoch in range(lora.epochs):
                 started, total = time.perf_counter(), 0.0
-                self._model.train()
                 for rows in _shuffled(train, lora.batch_rows, random):
                     loss = self._loss(train, rows)
                     if not torch.isfinite(loss):
@@ -332,7 +336,6 @@ class _Trainer:
         return {name: value.to(self._device) for name, value in named.items()}
 
     def _held_out_loss(self, examples: Examples, batch_rows: int) -> float:
-        self._model.eval()
         order = sorted(range(len(examples)), key=lambda row: len(examples.ids[row]))
         total = 0.0
         with self._torch.inference_mode():

@@ -118,8 +118,9 @@ class PreferencePrompt:
     def by_example(cls, no: str = "No", yes: str = "Yes", *, max_items: int = 20, item_tokens: int | None = 64) -> Self:
         r"""Return the prompt of a history that is its own example: a line for each item, with whether it was liked.
 
-        No question is asked, and no chat is around it: the candidate's line lacks its answer. A small model continues
-        such a list far better than it answers a question. `no` and `yes` are among the answers that are compared.
+        No question is asked, and no chat is around it: the candidate's line lacks its answer. `no` and `yes` must be
+        among the answers that are compared, each one token of the model behind its space. Of a user without a history
+        the prompt is the candidate alone.
 
         Examples
         --------
@@ -194,7 +195,7 @@ class PreferencePrompt:
         return "".join(parts)
 
     def _marked(self, text: str, liked: bool | None) -> str:
-        return text if self.marks is None or liked is None else text + self.marks[liked]
+        return text if self.marks is None or liked is None else text + self.marks[bool(liked)]
 
     @cached_property
     def _parsed(self) -> tuple[tuple[Section, ...], dict[str, int]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,6 +13,12 @@ from llmfeat.types import Float32Array, Float64Array, Int64Array
 
 __all__ = ["AnswerTokens", "Answers"]
 
+_STYLES: Mapping[str, Callable[[str], str]] = {
+    "capitalized": str.capitalize,
+    "small": str.lower,
+    "given": str,
+    "capitals": str.upper,
+}
 _BLOCK_ROWS = 32  # in float64, 150,000 tokens of a vocabulary take a megabyte a row
 
 
@@ -55,6 +61,33 @@ class Answers:
         spelled = dict.fromkeys((word, word.lower(), word.capitalize(), word.upper()))
         return [before + each for before in ("", " ") for each in spelled]
 
+    def shown(self, tokenizer: TextTokenizer) -> tuple[str, str]:
+        """Return how no and yes are best written behind a colon: as one token, and both in the same way if that can be.
+
+        Each begins with a space where it is a token so. Where no way is, which no usual tokenizer has, it is the first
+        word with a capital.
+        """
+        no, yes = (self._ways(words, tokenizer) for words in (self.negative, self.positive))
+        same = [way for way in no if way in yes]
+        if same:
+            return no[same[0]], yes[same[0]]
+        return (
+            next(iter(no.values()), f" {self.negative[0].strip().capitalize()}"),
+            next(iter(yes.values()), f" {self.positive[0].strip().capitalize()}"),
+        )
+
+    @staticmethod
+    def _ways(words: Sequence[str], tokenizer: TextTokenizer) -> dict[tuple[str, str], str]:
+        """Return by space and style, the best first, the first word that is one token in that way."""
+        found: dict[tuple[str, str], str] = {}
+        for before in (" ", ""):
+            for name, style in _STYLES.items():
+                for word in words:
+                    written = before + style(word.strip())
+                    if _token(written, tokenizer) is not None:
+                        found.setdefault((before, name), written)
+        return found
+
     def tokens(self, tokenizer: TextTokenizer) -> AnswerTokens:
         """Return the tokens of both answers in a vocabulary.
 
@@ -76,9 +109,8 @@ class Answers:
     def _of(self, words: Sequence[str], tokenizer: TextTokenizer) -> list[int]:
         found: set[int] = set()
         for variant in (variant for word in words for variant in self.variants(word)):
-            ids = tokenizer.plain_ids(variant)
-            if len(ids) == 1:
-                found.add(ids[0])
+            if (token := _token(variant, tokenizer)) is not None:
+                found.add(token)
             # Where the tokenizer puts a space before every text, a word without one is reached by its name only.
             if (known := tokenizer.token_id(variant)) is not None:
                 found.add(known)
@@ -101,6 +133,12 @@ class AnswerTokens:
             for column, ids in enumerate((self.positive, self.negative)):
                 found[begin : begin + _BLOCK_ROWS, column] = _log_sum(wide[:, ids]) - total
         return found
+
+
+def _token(text: str, tokenizer: TextTokenizer) -> int | None:
+    """Return the token that a text is, None where it is several."""
+    ids = tokenizer.plain_ids(text)
+    return ids[0] if len(ids) == 1 else None
 
 
 def _log_sum(values: Float64Array) -> Float64Array:

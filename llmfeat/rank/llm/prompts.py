@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Self
 
 import numpy as np
 import pyarrow as pa
 
-from llmfeat.encode.lm import Answers, PromptScorer
+from llmfeat.encode.lm import PromptScorer
 from llmfeat.errors import InputError
 from llmfeat.features._rows import Rows
 from llmfeat.features._text_events import TextEvents
@@ -24,10 +24,10 @@ _CANDIDATE = "\0"  # where the candidate goes; no text of an item has one
 _MERGED = 4  # tokens by which a text in its place may differ from the text alone
 
 
-def usual_prompt(answers: Answers) -> PreferencePrompt:
-    """Return the prompt where none is given: histories as examples of the answers."""
-    no, yes = (words[0].strip().capitalize() for words in (answers.negative, answers.positive))
-    return PreferencePrompt.by_example(no, yes)
+def usual_prompt(scorer: PromptScorer) -> PreferencePrompt:
+    """Return the prompt where none is given: histories as examples of a scorer's answers."""
+    no, yes = scorer.answers.shown(scorer.tokenizer)
+    return replace(PreferencePrompt.by_example(), marks=(f":{no}", f":{yes}"))
 
 
 @dataclass(frozen=True, eq=False)

@@ -99,6 +99,8 @@ class LLMScorer(LogEstimator):
         What each epoch of fine-tuning gave; empty without.
     n_dropped_ : int
         Items of histories that had no room in the prompts of the fitted rows.
+    prompt_ : PreferencePrompt
+        What is asked.
     item_ids_, item_texts_ : pyarrow.Array
         The items, and their texts, null where one has none.
 
@@ -336,9 +338,18 @@ class LLMScorer(LogEstimator):
             prepared = _PREPARED[self] = TextEvents.of(log, self.item_ids_, self.item_texts_, False)
         return prepared
 
+    @property
+    def prompt_(self) -> PreferencePrompt:
+        """What is asked: `prompt`, or the usual one of the answers."""
+        check_is_fitted(self)
+        return self._prompt(self._fitted())
+
+    def _prompt(self, scorer: PromptScorer) -> PreferencePrompt:
+        return self.prompt or usual_prompt(scorer)
+
     def _writer(self, scorer: PromptScorer) -> PromptWriter:
         made = _WRITERS.get(self)
-        prompt = self.prompt or usual_prompt(scorer.answers)
+        prompt = self._prompt(scorer)
         key = (scorer.artifact.fingerprint, prompt.fingerprint)
         if made is None or made[0] != key or made[1].item_texts is not self.item_texts_:
             made = _WRITERS[self] = key, PromptWriter(scorer, prompt, self.item_ids_, self.item_texts_)

@@ -14,7 +14,7 @@ from llmfeat._base.files import cache_dir, canonical_json, text_sha256
 from llmfeat.artifact import ModelArtifact
 from llmfeat.encode.lm import PromptScorer
 from llmfeat.errors import ArtifactError, NothingToLearnError
-from llmfeat.export import Examples, Lora, finetune_scorer
+from llmfeat.export import TRAINING, Examples, Lora, finetune_scorer
 from llmfeat.rank.llm.prompts import LabelledPrompts
 from llmfeat.rank.scorers.crossfit import user_folds
 from llmfeat.types import BoolArray
@@ -65,6 +65,7 @@ def finetuned(
         answers.negative.tolist(),
         asdict(lora),
         seed,
+        TRAINING,
     ]
     digest = text_sha256(canonical_json(identity))
     folder = cache_dir("artifacts") / f"lora-{digest[:16]}" if out is None else Path(out)
