@@ -88,7 +88,11 @@ STATED: Mapping[str, tuple[str, ...]] = {
         "1 to 4 % faster",
         "a million short texts took 1.1 GB",
     ),
-    "docs/scoring.md": ("80 % to train, 10 % to validate, 10 % to\ntest", "95 % intervals by a paired bootstrap"),
+    "docs/scoring.md": (
+        "80 % to train, 10 % to validate, 10 % to\ntest",
+        "95 % intervals by a paired bootstrap",
+        "where it fits into 4 GiB",
+    ),
 }
 
 _FIGURE = re.compile(
