@@ -16,7 +16,7 @@ import pytest
 
 from llmfeat import ItemTemplate, TextEncoder, VectorTable, encode_table
 from llmfeat._base.files import claimed
-from llmfeat.encode import changes, generations, incremental, plan_table, prune_table
+from llmfeat.encode import changes, generations, incremental, plan_table, prune_table, writer
 from llmfeat.encode.generations import agreement
 from llmfeat.encode.index import TableIndex
 from llmfeat.encode.manifest import Manifest
@@ -118,7 +118,7 @@ class TestWhatChanged:
         encode(items, encoder, tmp_path / "whole")
         monkeypatch.setattr(incremental, "_FIRST_ROWS", 7)
         monkeypatch.setattr(incremental, "_LEAST_ROWS", 7)
-        monkeypatch.setattr(incremental, "_MOST_ROWS", 33)
+        monkeypatch.setattr(writer, "_MOST_ROWS", 33)
         encode(items, encoder, tmp_path / "cut")
         whole, cut = (VectorTable.open(tmp_path / name) for name in ("whole", "cut"))
         assert len(list((tmp_path / "cut").rglob("*.parquet"))) > 500 / 33
@@ -348,7 +348,7 @@ class TestInterruptions:
     def test_a_run_that_dies_leaves_the_table_as_it_was(self, items, encoder, tmp_path, monkeypatch):
         encode(items.slice(0, 2), encoder, tmp_path)
         with monkeypatch.context() as patch:
-            patch.setattr(incremental, "write_part", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+            patch.setattr(writer, "write_part", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
             with pytest.raises(KeyboardInterrupt):
                 encode(items, encoder, tmp_path)
         assert VectorTable.open(tmp_path).ids.to_pylist() == ["a", "b"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import time
 import warnings
 from dataclasses import dataclass
@@ -14,12 +13,13 @@ import pyarrow as pa
 
 from llmfeat._base.ahead import ahead
 from llmfeat._base.progress import Advance, bar
-from llmfeat.encode.changes import Catalogue, Changes, Work, now_us
+from llmfeat.encode.changes import Catalogue, Changes, Work
 from llmfeat.encode.engine import TextEncoder, finite
 from llmfeat.encode.generations import choose_generation, locked, read_manifest, writing
 from llmfeat.encode.index import TableIndex
 from llmfeat.encode.manifest import Generation, Manifest
-from llmfeat.encode.parts import PART_SCHEMA, read_part, sweep, vector_cells, write_part
+from llmfeat.encode.parts import PART_SCHEMA, read_part, sweep, vector_cells
+from llmfeat.encode.writer import TableWriter
 from llmfeat.errors import InputError, LLMFeatWarning
 from llmfeat.text import ItemTemplate
 from llmfeat.types import Int64Array
@@ -28,9 +28,7 @@ __all__ = ["EncodeSummary", "encode_table"]
 
 # A part is what a killed process loses at most: about so many seconds of work, within these bounds.
 _PART_S = 20.0
-_FIRST_ROWS, _LEAST_ROWS, _MOST_ROWS = 256, 32, 65_536
-_MOST_BYTES = 32 << 20
-_OF_TEXT = ("vector", "n_tokens", "text_sha256")
+_FIRST_ROWS, _LEAST_ROWS = 256, 32
 _MOST_FAILED = 100  # one in so many, for a generation to take the place of another
 
 
@@ -153,7 +151,7 @@ def encode_table(
                 LLMFeatWarning,
                 stacklevel=2,
             )
-        run = _Run(folder, manifest, generation, encoder)
+        run = _Run(TableWriter(folder, manifest, generation), encoder)
         with bar(len(ids), what=f"encoding with {encoder.numerics}", unit="rows", shown=progress) as advance:
             for work in ahead(changes.windows(run.window_rows)):
                 run.encode(work, changes, advance)
@@ -198,15 +196,12 @@ def encode_table(
 class _Run:
     """One run's writing: parts and manifests, and how many rows of which kind."""
 
-    def __init__(self, folder: Path, manifest: Manifest, generation: Generation, encoder: TextEncoder) -> None:
+    def __init__(self, writer: TableWriter, encoder: TextEncoder) -> None:
         self.n_new = self.n_changed = self.n_texts = self.n_shown = self.n_failed = 0
         self.failed_ids: list[str] = []
-        self._folder = folder
-        self._manifest = manifest
-        self._generation = generation
+        self._writer = writer
         self._encoder = encoder
-        self._written_us = now_us()
-        self._most_rows = max(_LEAST_ROWS, min(_MOST_ROWS, _MOST_BYTES // (4 * encoder.dim)))
+        self._most_rows = max(_LEAST_ROWS, writer.most_rows)
         self._rows = min(_FIRST_ROWS, self._most_rows)
         self._before = (encoder.tally.tokens, encoder.tally.cached, encoder.tally.texts)
         self._started = time.perf_counter()
@@ -238,7 +233,7 @@ class _Run:
         self.n_failed += len(failed)
         self.failed_ids += failed[: max(0, 3 - len(self.failed_ids))].to_pylist()
         work = work.keep(kept)
-        self._append(
+        self._writer.append(
             pa.table(
                 [
                     work.ids,
@@ -247,10 +242,11 @@ class _Run:
                     work.hashes,
                     pa.array(np.zeros(len(work), dtype=bool)),
                     _times(work.known_us),
-                    _times(np.full(len(work), self._written_us)),
+                    _times(np.full(len(work), self._writer.written_us)),
                 ],
                 schema=PART_SCHEMA,
-            )
+            ),
+            numerics=self._encoder.numerics,
         )
         self.n_texts += int(np.count_nonzero(there[kept]))
         self.n_new += int(np.count_nonzero(work.is_new))
@@ -265,52 +261,34 @@ class _Run:
         known_us = np.zeros(len(index), dtype=np.int64)
         known_us[moved] = np.concatenate([np.empty(0, dtype=np.int64), *changes.counts.moved_us])
         for number, positions in index.by_part(moved):
-            part = self._generation.parts[number]
-            rows = read_part(self._folder, part).take(pa.array(index.row[positions]))
-            moments = {"valid_from": known_us[positions], "written_at": np.full(len(positions), self._written_us)}
+            part = self._writer.generation.parts[number]
+            rows = read_part(self._writer.folder, part).take(pa.array(index.row[positions]))
+            moments = {
+                "valid_from": known_us[positions],
+                "written_at": np.full(len(positions), self._writer.written_us),
+            }
             for name, values in moments.items():
                 rows = rows.set_column(rows.column_names.index(name), name, _times(values))
-            self._append(rows, part.numerics)
+            self._writer.append(rows, numerics=part.numerics)
         return len(moved)
 
     def delete(self, ids: pa.StringArray) -> None:
         """Write that ids are gone."""
-        n_rows = len(ids)
-        if not n_rows:
-            return
-        now = _times(np.full(n_rows, self._written_us))
-        nothing = [pa.nulls(n_rows, field.type) for field in PART_SCHEMA if field.name in _OF_TEXT]
-        gone = pa.array(np.ones(n_rows, dtype=bool))
-        self._append(pa.table([ids, *nothing, gone, now, now], schema=PART_SCHEMA))
+        self._writer.delete(ids, numerics=self._encoder.numerics)
 
     def complete(self, *, whole: bool, every: bool) -> bool:
         """Make the generation what readers see when it is `whole`; return whether it is that.
 
         In place of another one only a run over `every` item does so, of whose vectors nearly all are finite.
         """
-        fingerprint, current = self._generation.fingerprint, self._manifest.current
-        if current == fingerprint:
+        generation, current = self._writer.generation, self._writer.manifest.current
+        if current == generation.fingerprint:
             return True
         better = every and self.n_failed * _MOST_FAILED <= self.n_texts
-        if not whole or not (better if current else self._generation.parts):
+        if not whole or not (better if current else generation.parts):
             return False
-        self._write_manifest(complete=True)
+        self._writer.complete()
         return True
-
-    def _append(self, rows: pa.Table, numerics: str | None = None) -> None:
-        if not len(rows):
-            return
-        with writing(self._folder):
-            numerics = numerics or self._encoder.numerics
-            part = write_part(self._folder, self._generation.fingerprint, numerics, rows)
-        self._generation = dataclasses.replace(self._generation, parts=(*self._generation.parts, part))
-        # Every part at once: what is named is kept when this process dies.
-        self._write_manifest(complete=False)
-
-    def _write_manifest(self, *, complete: bool) -> None:
-        self._manifest = self._manifest.with_generation(self._generation, complete=complete)
-        with writing(self._folder):
-            self._manifest.write(self._folder)
 
     def _show(self, n_rows: int, changes: Changes, advance: Advance) -> None:
         n_rows = min(n_rows, changes.counts.passed - self.n_shown)
