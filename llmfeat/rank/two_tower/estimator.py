@@ -1,0 +1,468 @@
+"""`TwoTower`: vectors of users and items, learned from what users did, whose product says what comes next."""
+
+from __future__ import annotations
+
+import importlib.metadata
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import pyarrow as pa
+
+from llmfeat._base.frames import id_array
+from llmfeat._base.ids import IdIndex
+from llmfeat.encode import VectorTable
+from llmfeat.errors import InputError
+from llmfeat.history.sequences import Sequences
+from llmfeat.rank.scorers.base import check_at_least, check_catalogue
+from llmfeat.rank.scorers.cosine import has_direction, products, unit_rows
+from llmfeat.rank.two_tower.data import TowerData, history_block
+from llmfeat.rank.two_tower.graphs import item_graph, user_graph
+from llmfeat.rank.two_tower.inputs import check_same_sources, item_features, sources_of
+from llmfeat.rank.two_tower.parity import measure_parity
+from llmfeat.rank.two_tower.runtime import TowerRuntime
+from llmfeat.rank.two_tower.towers import Towers
+from llmfeat.rank.two_tower.training import Trained, Training, train_towers
+from llmfeat.types import BoolArray, Float32Array, Float64Array, Int64Array, VectorSource
+
+__all__ = ["TwoTower"]
+
+_GRID = 2.0**26  # components of user vectors, so that products with those of items are exact; see `products`
+_BLOCK_ROWS = 1024
+_LEAST = 1e-9
+
+
+@dataclass(eq=False)
+class TwoTower:
+    """Learns vectors of items and of users from sequences, so that their product is high for what comes next.
+
+    The tower of items is a projection of what language models, or any other sources, say of the text, plus an
+    embedding of the item's own, which is dropped now and then while training, so that items that nobody met have a
+    vector as well. The tower of users pools the vectors of the last events, recent ones more, and turns them; an
+    embedding of the user and columns of the moment are added where they are asked for. Both have unit length.
+
+    Each pair of a history and the item that came next is learned against the items of its batch and a sample of the
+    catalogue, corrected for how often items come (logQ). Training takes torch; what is fitted is two ONNX graphs,
+    compared with torch, and needs it no more.
+
+    A scorer like the others: it proposes candidates, `CrossFitted` makes it a feature, and `item_vectors_` goes
+    wherever vectors of texts go.
+
+    Parameters
+    ----------
+    vectors : VectorSource or mapping of str to VectorSource
+        Item vectors; several are put side by side.
+    dim : int, default=128
+        Of the vectors that are learned.
+    hidden : int, default=0
+        Width of a layer that is added to the projection, for large logs; none by default.
+    max_events : int, default=20
+        How many of the last events make a user.
+    user_embeddings : bool, default=False
+        Whether each user has an embedding beside their history; the sequences then say whose they are.
+    epochs : int, default=8
+        At most; the learning rate falls to zero by their end.
+    held_out : float, default=0.1
+        Share of users to tell by when to stop; the towers are then trained anew on all of them. 0 runs all epochs.
+    patience : int, default=2
+        Stop after so many epochs without a lower loss on those.
+    learning_rate : float, default=1e-3
+        At its peak.
+    weight_decay : float, default=1e-4
+        Of AdamW, for what all items share.
+    batch_rows : int, default=512
+        Pairs of a step.
+    n_sampled : int, default=4096
+        Items of the catalogue that a batch is compared with, beside its own; with as many as the catalogue has, or
+        more, all of it.
+    temperature : float, default=0.07
+        Of the softmax, to begin with; it is learned.
+    dropout, id_dropout, history_dropout : float
+        Of the pooled history, of an item's own embedding, and of events.
+    random_state : int, default=0
+        Of the training.
+    threads : int, optional
+        Of ONNX Runtime; its own choice by default.
+    verbose : bool, default=False
+        Whether to show a bar on standard error while training.
+    name : str
+        What its columns are called.
+
+    Attributes
+    ----------
+    towers_ : Towers
+        The graphs.
+    item_vectors_ : VectorTable
+        Of the catalogue; NaN for an item that has neither a vector nor an event.
+    fingerprint_ : str
+        Of the towers; that of `item_vectors_` too.
+
+    References
+    ----------
+    Yi et al., Sampling-bias-corrected neural modeling for large corpus item recommendations, RecSys 2019.
+    Yang et al., Mixed negative sampling for learning two-tower neural networks in recommendations, WWW 2020.
+    Volkovs et al., DropoutNet: addressing cold start in recommender systems, NeurIPS 2017.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import pyarrow as pa
+    >>> from llmfeat import VectorTable
+    >>> from llmfeat.history import Sequences
+    >>> from llmfeat.rank.two_tower import TwoTower
+    >>> table = VectorTable.from_arrays(["a", "b", "c", "d"], np.eye(4))
+    >>> past = Sequences.from_lists(pa.table({"h": [["a", "b"], ["c", "d"]] * 20}), "h")
+    >>> towers = TwoTower(table, dim=4, epochs=20, held_out=0, batch_rows=8, learning_rate=0.05).fit(past)
+    >>> seen = Sequences.from_lists(pa.table({"h": [["a"], ["c"]]}), "h", item_ids=past.item_ids)
+    >>> towers.recommend(seen, 1).column("item_id").to_pylist()
+    ['b', 'd']
+    """
+
+    vectors: VectorSource | Mapping[str, VectorSource]
+    dim: int = 128
+    hidden: int = 0
+    max_events: int = 20
+    user_embeddings: bool = False
+    epochs: int = 8
+    held_out: float = 0.1
+    patience: int = 2
+    learning_rate: float = 1e-3
+    weight_decay: float = 1e-4
+    batch_rows: int = 512
+    n_sampled: int = 4096
+    temperature: float = 0.07
+    dropout: float = 0.2
+    id_dropout: float = 0.3
+    history_dropout: float = 0.1
+    random_state: int = 0
+    threads: int | None = None
+    verbose: bool = False
+    name: str = "two_tower"
+    item_ids_: pa.StringArray | None = field(default=None, init=False, repr=False)
+    towers_: Towers = field(init=False, repr=False)
+    item_vectors_: VectorTable = field(init=False, repr=False)
+    _unit: Float32Array = field(init=False, repr=False)
+    _opened: TowerRuntime | None = field(default=None, init=False, repr=False)
+
+    def fit(self, sequences: Sequences, *, context: Any = None) -> Self:
+        """Learn the towers, write them as graphs, and compute the vectors of the catalogue.
+
+        Parameters
+        ----------
+        sequences : Sequences
+            What happened, before whatever is to be scored begins. Every event counts, whatever its label: pass
+            ``sequences.positives()`` where dislikes are among them.
+        context : array of shape (n_events, n_context), optional
+            What was known of the moment of each event, such as the hour; NaN counts as the mean.
+
+        Raises
+        ------
+        InputError
+            When a parameter, a vector source or the context cannot be worked with.
+        NothingToLearnError
+            When there are no two items to tell apart.
+        MissingDependencyError
+            When torch is not installed.
+        ParityError
+            When the graphs give other vectors than torch.
+        """
+        self._check_parameters()
+        sources = sources_of(self.vectors)
+        users, user_ids = self._users_of(sequences)
+        features = item_features(sources, sequences.item_ids)
+        fill = _means(features)
+        moments = _checked_context(context, len(sequences.item_codes))
+        scale = _scale_of(moments)
+        data = TowerData(
+            features=np.where(np.isnan(features), fill, features),
+            item_codes=sequences.item_codes,
+            offsets=sequences.offsets,
+            users=users,
+            context=_scaled(moments, scale),
+            max_events=self.max_events,
+        )
+        how = Training(**{each.name: getattr(self, each.name) for each in fields(Training)})
+        trained = train_towers(data, how, seed=self.random_state, progress=self.verbose)
+        graphs = {"item_graph": item_graph(trained, fill), "user_graph": user_graph(trained)}
+        runtime = TowerRuntime(**graphs, threads=self.threads)
+        self.towers_ = Towers(
+            **graphs,
+            **Towers.ids_as_fields(sequences.item_ids, data.counts > 0, user_ids),
+            sources={name: source.fingerprint for name, source in sources.items()},
+            dims={name: source.dim for name, source in sources.items()},
+            dim=self.dim,
+            max_events=self.max_events,
+            context=scale,
+            trained=_about(trained, measure_parity(trained, data, runtime)),
+        )
+        self._open(sequences.item_ids, features, runtime)
+        return self
+
+    @property
+    def fingerprint_(self) -> str:
+        """What identifies the towers, in hex."""
+        return self.towers_.fingerprint
+
+    def scores(self, histories: Sequences, *, context: Any = None) -> Float32Array:
+        """Return the cosines of users and items, float32 of shape ``(n_queries, n_items)``.
+
+        A query without history is scored by what is asked most; NaN for an item that has neither a vector nor an event.
+        """
+        check_catalogue(self.item_ids_, histories, name=self.name)
+        found = self._products(self.user_vectors(histories, context=context))
+        found[:, ~has_direction(self._unit)] = np.nan
+        return found
+
+    def user_vectors(self, histories: Sequences, *, context: Any = None) -> Float32Array:
+        """Return unit vectors of users, float32 of shape ``(n_queries, dim)``; a row has its bits in any batch.
+
+        Parameters
+        ----------
+        histories : Sequences
+            What each query saw; with ``user_embeddings`` they say whose they are, and a user who was not fitted on has
+            none.
+        context : array of shape (n_queries, n_context), optional
+            The moment of each query, where the towers learned from one.
+        """
+        check_catalogue(self.item_ids_, histories, name=self.name)
+        moments = _checked_context(context, len(histories), n_columns=len(self.towers_.context))
+        scaled = _scaled(moments, self.towers_.context)
+        rows = self._rows_of_users(histories)
+        vectors = np.nan_to_num(self.item_vectors_.vectors)
+        out = np.empty((len(histories), self.towers_.dim), np.float32)
+        for some in _blocks(len(histories)):
+            starts, stops = histories.offsets[:-1][some], histories.offsets[1:][some]
+            items, there = history_block(histories.item_codes, starts, stops, max_events=self.towers_.max_events)
+            moment = None if scaled is None else scaled[some]
+            out[some] = self._runtime.users(vectors[items], there, rows[some], moment)
+        return out
+
+    def item_vectors(self, item_ids: Any) -> VectorTable:
+        """Return vectors of any items whose texts the sources know, those that nobody met among them."""
+        ids = id_array(item_ids, what="the ids of the items")
+        sources = sources_of(self.vectors)
+        check_same_sources(sources, self.towers_.sources)
+        return self._table(ids, item_features(sources, ids), self._runtime)
+
+    def over(self, item_ids: Any) -> TwoTower:
+        """Return these towers over another catalogue, such as one that has grown since they were fitted."""
+        ids = id_array(item_ids, what="the ids of the items")
+        fresh = replace(self)
+        fresh.towers_ = self.towers_
+        fresh._open(ids, item_features(sources_of(self.vectors), ids), self._runtime)
+        return fresh
+
+    def recommend(
+        self, histories: Sequences, n: int = 10, *, exclude_history: bool = True, context: Any = None
+    ) -> pa.Table:
+        """Return the best items of each query.
+
+        Parameters
+        ----------
+        histories : Sequences
+            What each query saw.
+        n : int, default=10
+            How many items; fewer where the catalogue has no more.
+        exclude_history : bool, default=True
+            Whether items that the query saw are left out.
+        context : array of shape (n_queries, n_context), optional
+            As in `user_vectors`.
+
+        Returns
+        -------
+        pyarrow.Table
+            ``query`` (int64), ``item_id`` (string), ``score`` (float32, the cosine) and ``rank`` (int64, from 1), best
+            first; of equal scores the first in the catalogue. ``user_id`` too, where the histories say whose they are.
+        """
+        check_at_least(1, n=n)
+        check_catalogue(self.item_ids_, histories, name=self.name)
+        users = self.user_vectors(histories, context=context)
+        parts = [
+            _best(self._products(users[some]), has_direction(self._unit), histories, some, n, exclude_history)
+            for some in _blocks(len(histories))
+        ]
+        query, item, score, rank = (np.concatenate(each) for each in zip(*parts, strict=True))
+        items = histories.item_ids.take(pa.array(item))
+        found = {"query": query, "item_id": items, "score": score, "rank": rank}
+        if histories.users is not None:
+            found["user_id"] = histories.users.take(pa.array(query))
+        return pa.table(found)
+
+    def save(self, folder: str | Path) -> None:
+        """Write the towers into a folder; see `load`."""
+        self._require_fitted()
+        self.towers_.save(folder)
+
+    @classmethod
+    def load(
+        cls, folder: str | Path, vectors: VectorSource | Mapping[str, VectorSource], *, threads: int | None = None
+    ) -> Self:
+        """Return the towers of a folder, over the catalogue that they were fitted on.
+
+        Parameters
+        ----------
+        folder : str or Path
+            Where `save` wrote them.
+        vectors : VectorSource or mapping of str to VectorSource
+            The item vectors that they were fitted with.
+        threads : int, optional
+            Of ONNX Runtime.
+
+        Raises
+        ------
+        ArtifactError
+            When the folder does not hold what was written.
+        TableFingerprintError
+            When the vectors are others.
+        """
+        towers = Towers.load(folder)
+        sources = sources_of(vectors)
+        check_same_sources(sources, towers.sources)
+        read = cls(
+            vectors,
+            dim=towers.dim,
+            max_events=towers.max_events,
+            user_embeddings=bool(len(towers.user_ids)),
+            threads=threads,
+        )
+        read.towers_ = towers
+        runtime = TowerRuntime(towers.item_graph, towers.user_graph, threads=threads)
+        read._open(towers.item_ids, item_features(sources, towers.item_ids), runtime)
+        return read
+
+    @property
+    def _runtime(self) -> TowerRuntime:
+        """The graphs, opened on first use."""
+        if self._opened is None:
+            self._require_fitted()
+            self._opened = TowerRuntime(self.towers_.item_graph, self.towers_.user_graph, threads=self.threads)
+        return self._opened
+
+    def _require_fitted(self) -> None:
+        if self.item_ids_ is None:
+            raise InputError(f"{self.name!r} has learned from no sequences yet: call fit(sequences) first")
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_opened": None}  # what runs is opened again on use
+
+    def _open(self, item_ids: pa.StringArray, features: Float32Array, runtime: TowerRuntime) -> None:
+        """Compute the vectors of a catalogue."""
+        self._opened = runtime
+        self.item_vectors_ = self._table(item_ids, features, runtime)
+        self._unit = unit_rows(self.item_vectors_.vectors)
+        self.item_ids_ = item_ids
+
+    def _table(self, ids: pa.StringArray, features: Float32Array, runtime: TowerRuntime) -> VectorTable:
+        rows = IdIndex(self.towers_.item_ids).positions(ids) + 1
+        vectors = runtime.items(features, rows)
+        is_met = np.concatenate([[False], self.towers_.is_met])[rows]
+        vectors[np.isnan(features).all(axis=1) & ~is_met] = np.nan  # nothing is known of it
+        return VectorTable.from_arrays(ids, vectors, fingerprint=self.towers_.fingerprint)
+
+    def _products(self, users: Float32Array) -> Float32Array:
+        """Return cosines, the same bits for a user alone and among others."""
+        return products(np.rint(users.astype(np.float64) * _GRID) / _GRID, self._unit)
+
+    def _users_of(self, sequences: Sequences) -> tuple[Int64Array | None, pa.StringArray | None]:
+        """Return the row of each sequence's user, from 0, and the users; None where they have no embedding."""
+        if not self.user_embeddings:
+            return None, None
+        encoded = self._required_users(sequences).dictionary_encode()
+        return encoded.indices.cast(pa.int64()).to_numpy(), encoded.dictionary
+
+    def _rows_of_users(self, histories: Sequences) -> Int64Array:
+        """Return the row in the graph of each query's user, 0 for one who was not fitted on."""
+        if not len(self.towers_.user_ids):
+            return np.zeros(len(histories), np.int64)
+        return IdIndex(self.towers_.user_ids).positions(self._required_users(histories)) + 1
+
+    def _required_users(self, sequences: Sequences) -> pa.StringArray:
+        if sequences.users is None:
+            raise InputError(
+                "the sequences do not say whose they are, but users have embeddings: pass sequences.with_users(ids), "
+                "or user_embeddings=False"
+            )
+        return sequences.users
+
+    def _check_parameters(self) -> None:
+        sources_of(self.vectors)
+        whole = ("dim", "max_events", "epochs", "patience", "batch_rows")
+        check_at_least(1, **{name: getattr(self, name) for name in whole})
+        check_at_least(0, hidden=self.hidden, n_sampled=self.n_sampled, weight_decay=self.weight_decay)
+        check_at_least(_LEAST, learning_rate=self.learning_rate, temperature=self.temperature)
+        for name in ("held_out", "dropout", "id_dropout", "history_dropout"):
+            if not 0 <= getattr(self, name) < 1:
+                raise InputError(f"{name}={getattr(self, name)!r}, but a share from 0 to under 1 was expected")
+
+
+def _about(trained: Trained, parity: Mapping[str, float]) -> dict[str, Any]:
+    """Return what is to be known of a training, as plain values."""
+    versions = {name: importlib.metadata.version(name) for name in ("torch", "onnx", "onnxruntime", "numpy")}
+    return {
+        "parity": dict(parity),
+        "epochs": [asdict(epoch) for epoch in trained.epochs],
+        "n_epochs": trained.n_epochs,
+        "n_pairs": trained.n_pairs,
+        "versions": versions,
+    }
+
+
+def _means(features: Float32Array) -> Float32Array:
+    """Return the mean of each feature over the items that have it, float32; 0 where none has."""
+    there = ~np.isnan(features)
+    totals = np.where(there, features, 0).sum(axis=0, dtype=np.float64)
+    means: Float32Array = (totals / np.maximum(there.sum(axis=0), 1)).astype(np.float32)
+    return means
+
+
+def _checked_context(context: Any, n_rows: int, *, n_columns: int | None = None) -> Float64Array | None:
+    """Return a context as numbers, a row each; None where there is none."""
+    if context is None:
+        if n_columns:
+            raise InputError(f"the towers learned from a context of {n_columns} columns, but none came: pass context=")
+        return None
+    try:
+        found = np.asarray(context, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise InputError("the context holds no numbers: cast or encode its columns") from error
+    if found.ndim != 2 or len(found) != n_rows or (n_columns is not None and found.shape[1] != n_columns):
+        wanted = "n_context" if n_columns is None else n_columns
+        raise InputError(f"the context has the shape {found.shape}, but ({n_rows}, {wanted}) was expected: a row each")
+    return found
+
+
+def _scale_of(context: Float64Array | None) -> tuple[tuple[float, float], ...]:
+    if context is None:
+        return ()
+    columns = [column[np.isfinite(column)] for column in context.T]
+    return tuple((float(each.mean()), float(each.std()) or 1.0) if len(each) else (0.0, 1.0) for each in columns)
+
+
+def _scaled(context: Float64Array | None, scale: tuple[tuple[float, float], ...]) -> Float32Array | None:
+    if context is None:
+        return None
+    means, spreads = np.array(scale, dtype=np.float64).reshape(-1, 2).T
+    scaled: Float32Array = np.nan_to_num((context - means) / spreads, nan=0.0).astype(np.float32)
+    return scaled
+
+
+def _blocks(n_rows: int) -> Iterator[slice]:
+    """Yield the rows in blocks; one without any where there are none."""
+    for first in range(0, max(n_rows, 1), _BLOCK_ROWS):
+        yield slice(first, min(first + _BLOCK_ROWS, n_rows))
+
+
+def _best(
+    scores: Float32Array, there: BoolArray, histories: Sequences, some: slice, n: int, exclude_history: bool
+) -> tuple[Int64Array, Int64Array, Float32Array, Int64Array]:
+    """Return query, item, score and rank of the best items of a block of queries."""
+    scores[:, ~there] = -np.inf
+    if exclude_history:
+        block = histories.take(some)
+        scores[block.row_of_event, block.item_codes] = -np.inf
+    best = np.argsort(-scores, axis=1, kind="stable")[:, :n]
+    found = np.take_along_axis(scores, best, axis=1)
+    query, place = np.nonzero(found > -np.inf)
+    return query + some.start, best[query, place], found[query, place], place + 1
