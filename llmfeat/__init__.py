@@ -14,7 +14,7 @@ from llmfeat._version import __version__
 
 if TYPE_CHECKING:
     from llmfeat.artifact import ModelArtifact
-    from llmfeat.encode import TextEncoder, VectorTable, encode_table
+    from llmfeat.encode import TextEncoder, VectorTable, encode_table, write_table
     from llmfeat.export import export_model
     from llmfeat.features import (
         ActivityFeatures,
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from llmfeat.rank import RankingPipeline, group_sizes
     from llmfeat.rank.llm import LLMScoreFeatures, LLMScorer
     from llmfeat.rank.serving import OnlineRanker, RankerBundle
+    from llmfeat.rank.two_tower import TwoTower
     from llmfeat.store import EventPusher, FeastFeatures, FeastHistories, FeastVectors, materialize
     from llmfeat.text import ItemTemplate, PreferencePrompt
 
@@ -55,6 +56,7 @@ __all__ = [
     "SemanticIds",
     "TextEmbedder",
     "TextEncoder",
+    "TwoTower",
     "UserTextFeatures",
     "VectorTable",
     "__version__",
@@ -62,6 +64,7 @@ __all__ = [
     "export_model",
     "group_sizes",
     "materialize",
+    "write_table",
 ]
 
 _HOME = {
@@ -86,12 +89,14 @@ _HOME = {
     "SemanticIds": "features",
     "TextEmbedder": "features",
     "TextEncoder": "encode",
+    "TwoTower": "rank.two_tower",
     "UserTextFeatures": "features",
     "VectorTable": "encode",
     "encode_table": "encode",
     "export_model": "export",
     "group_sizes": "rank",
     "materialize": "store",
+    "write_table": "encode",
 }
 
 

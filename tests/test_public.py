@@ -33,6 +33,7 @@ def test_public_names_are_these_and_load():
         "SemanticIds",
         "TextEmbedder",
         "TextEncoder",
+        "TwoTower",
         "UserTextFeatures",
         "VectorTable",
         "__version__",
@@ -40,6 +41,7 @@ def test_public_names_are_these_and_load():
         "export_model",
         "group_sizes",
         "materialize",
+        "write_table",
     ]
     for name in llmfeat.__all__:
         assert getattr(llmfeat, name) is not None
