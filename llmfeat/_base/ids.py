@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import cached_property
 
 import numpy as np
@@ -10,7 +11,7 @@ import pyarrow.compute as pc
 
 from llmfeat.types import Int64Array
 
-__all__ = ["IdIndex", "ids_as_bytes", "ids_of_bytes"]
+__all__ = ["IdIndex", "columns_as_bytes", "columns_of_bytes", "ids_as_bytes", "ids_of_bytes"]
 
 
 class IdIndex:
@@ -40,7 +41,17 @@ class IdIndex:
 
 def ids_as_bytes(ids: pa.StringArray) -> bytes:
     """Return ids as an Arrow stream: the state of what holds them, for formats that know no Arrow arrays."""
-    batch = pa.record_batch([ids], names=["ids"])
+    return columns_as_bytes({"ids": ids})
+
+
+def ids_of_bytes(state: bytes) -> pa.StringArray:
+    """Return the ids of `ids_as_bytes`."""
+    return columns_of_bytes(state)["ids"]
+
+
+def columns_as_bytes(columns: Mapping[str, pa.Array]) -> bytes:
+    """Return columns of one length as an Arrow stream."""
+    batch = pa.record_batch(list(columns.values()), names=list(columns))
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, batch.schema) as stream:
         stream.write_batch(batch)
@@ -48,6 +59,6 @@ def ids_as_bytes(ids: pa.StringArray) -> bytes:
     return written
 
 
-def ids_of_bytes(state: bytes) -> pa.StringArray:
-    """Return the ids of `ids_as_bytes`."""
-    return pa.ipc.open_stream(state).read_next_batch().column(0)
+def columns_of_bytes(state: bytes) -> pa.RecordBatch:
+    """Return the columns of `columns_as_bytes`."""
+    return pa.ipc.open_stream(state).read_next_batch()

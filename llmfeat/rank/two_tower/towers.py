@@ -13,6 +13,7 @@ from typing import Any, Self
 import pyarrow as pa
 
 from llmfeat._base.files import atomic_folder, canonical_json, text_sha256
+from llmfeat._base.ids import columns_as_bytes, columns_of_bytes
 from llmfeat.errors import ArtifactCorruptError, ArtifactNotFoundError, ArtifactSchemaError
 from llmfeat.types import BoolArray
 
@@ -67,18 +68,18 @@ class Towers:
     @cached_property
     def item_ids(self) -> pa.StringArray:
         """The catalogue that was fitted on; its rows in the graph, from 1 on."""
-        return _read(self.items)["id"]
+        return columns_of_bytes(self.items)["id"]
 
     @cached_property
     def is_met(self) -> BoolArray:
         """Which items of the catalogue came in an event, bool of shape ``(n_items,)``."""
-        met: BoolArray = _read(self.items)["met"].to_numpy(zero_copy_only=False)
+        met: BoolArray = columns_of_bytes(self.items)["met"].to_numpy(zero_copy_only=False)
         return met
 
     @cached_property
     def user_ids(self) -> pa.StringArray:
         """The users that have an embedding; their rows in the graph, from 1 on."""
-        return _read(self.users)["id"]
+        return columns_of_bytes(self.users)["id"]
 
     @cached_property
     def fingerprint(self) -> str:
@@ -145,17 +146,7 @@ class Towers:
     def ids_as_fields(item_ids: pa.StringArray, is_met: BoolArray, user_ids: pa.StringArray | None) -> dict[str, bytes]:
         """Return ids as the fields that hold them."""
         users = pa.array([], pa.string()) if user_ids is None else user_ids
-        return {"items": _written({"id": item_ids, "met": pa.array(is_met)}), "users": _written({"id": users})}
-
-
-def _written(columns: Mapping[str, pa.Array]) -> bytes:
-    batch = pa.record_batch(list(columns.values()), names=list(columns))
-    sink = pa.BufferOutputStream()
-    with pa.ipc.new_stream(sink, batch.schema) as stream:
-        stream.write_batch(batch)
-    data: bytes = sink.getvalue().to_pybytes()
-    return data
-
-
-def _read(data: bytes) -> pa.RecordBatch:
-    return pa.ipc.open_stream(data).read_next_batch()
+        return {
+            "items": columns_as_bytes({"id": item_ids, "met": pa.array(is_met)}),
+            "users": columns_as_bytes({"id": users}),
+        }
