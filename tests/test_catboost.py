@@ -10,7 +10,7 @@ from sklearn.base import clone
 from sklearn.pipeline import FeatureUnion
 
 from llmfeat import ActivityFeatures, InteractionLog, RankingPipeline, VectorTable
-from llmfeat.errors import InputError, TableFingerprintError
+from llmfeat.errors import EmptyInputError, InputError, TableFingerprintError
 from llmfeat.rank.adapters.catboost import EmbeddingColumn
 
 DRAW = np.random.default_rng(0)
@@ -66,6 +66,8 @@ def test_what_makes_no_sense(rows):
         EmbeddingColumn(VectorTable.from_arrays(["x"], [[1.0]])).fit(rows)
     with pytest.raises(InputError, match=r"VectorTable\.from_arrays"):
         EmbeddingColumn(np.eye(2)).fit(rows)
+    with pytest.raises(EmptyInputError, match="0 rows"):
+        EmbeddingColumn(TABLE).fit(rows[:0])
     column = clone(EmbeddingColumn(TABLE)).fit(rows)
     column.vectors = VectorTable.from_arrays(range(40), np.ones((40, 5)))
     with pytest.raises(TableFingerprintError, match="or refit"):

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import numpy as np
+import pandas as pd
+import pyarrow as pa
 import pytest
 import torch
 from sklearn.preprocessing import LabelEncoder
@@ -25,6 +27,20 @@ def test_rows_are_those_of_the_map():
 def test_a_mapping_says_the_row_of_each_id():
     by_row = to_embedding_matrix(TABLE, {"a": 3, "b": 1, 7: 2})
     assert by_row.values.tolist() == to_embedding_matrix(TABLE, [None, "b", 7, "a"]).values.tolist()
+
+
+def test_whatever_is_null_stands_for_no_item():
+    wanted = to_embedding_matrix(TABLE, [None, "a"]).values.tolist()
+    for ids in ([np.nan, "a"], [pd.NA, "a"], pa.array([None, "a"]), {None: 0, "a": 1}, pd.Series([None, "a"])):
+        assert to_embedding_matrix(TABLE, ids).values.tolist() == wanted
+    floats = to_embedding_matrix(TABLE, pd.Series([None, 7]), reserved=[None])
+    assert floats.values.tolist() == [[0, 0], [2, 2]]
+    assert to_embedding_matrix(TABLE, ["-", "-", "a"], reserved=["-"]).values.tolist() == [[0, 0], [0, 0], [1, 0]]
+
+
+def test_what_is_no_source_is_refused():
+    with pytest.raises(InputError, match=r"VectorTable\.from_arrays"):
+        to_embedding_matrix(np.eye(2), ["a", "b"])
 
 
 def test_maps_of_libraries():
@@ -74,13 +90,18 @@ def test_draws_are_like_the_others():
         ([1, 2, 3], {}, InputError, r"none of the 3 ids, such as \['1', '2', '3'\], has a vector.*row numbers"),
         (["a", "a"], {}, DuplicateIdError, "more than once"),
         ({"a": 0, "b": 0}, {}, DuplicateIdError, "1 rows"),
-        ({"7": 0, 7: 1}, {}, DuplicateIdError, "1 ids"),
+        ({"7": 0, 7: 1}, {}, DuplicateIdError, "more than once"),
         ({"a": 0.5}, {}, InputError, "negative or fractions"),
         ({"a": -1}, {}, InputError, "negative or fractions"),
         ({"a": "first"}, {}, InputError, "no whole numbers"),
         (["a", "b"], {"n_rows": 1}, InputError, "the id map has 2 rows"),
         (["a"], {"fill": "ones"}, InputError, "fill='ones'"),
         ([None, None], {}, InputError, "none of the 0 ids"),
+        ("ab", {}, InputError, "put it in a list"),
+        (["a"], {"reserved": "[PAD]"}, InputError, r"pass \['\[PAD\]'\]"),
+        (["a"], {"n_rows": 2.0}, InputError, "n_rows=2.0"),
+        ({"a": 2.0**70}, {}, InputError, "or over"),
+        ({"a": float("inf")}, {}, InputError, "no whole numbers"),
     ],
 )
 def test_maps_that_make_no_sense(ids, options, kind, match):

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import pickle
+
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from sklearn.base import clone
 from torch_rechub.models.ranking import DCNv2, DeepFM
+from torch_rechub.trainers import CTRTrainer
 
 from llmfeat import ActivityFeatures, HistoryFeatures, InteractionLog, VectorTable
 from llmfeat.errors import InputError, LLMFeatWarning
@@ -47,6 +51,34 @@ def trained(model, loader, n_epochs=3):
             optimizer.step()
             losses.append(float(loss.detach()))
     return losses
+
+
+@pytest.mark.parametrize("way", ["projected", "warm"])
+def test_models_share_nothing_of_what_they_learn(way):
+    data = made(way=way).fit(ROWS)
+    torch.manual_seed(0)
+    mlp = {"dims": [8], "dropout": 0.0, "activation": "relu"}
+    first, second = (DeepFM(data.features_, data.sparse_features_, mlp) for _ in range(2))
+    parameters = {name: value.detach().clone() for name, value in second.named_parameters()}
+    trained(first, data.loader(ROWS, ROWS.clicked, batch_rows=64))
+    assert all(torch.equal(value, parameters[name]) for name, value in second.named_parameters())
+    third = DeepFM(data.features_, data.sparse_features_, mlp)
+    if way == "warm":
+        begun = third.embedding.embed_dict.get_parameter("text.weight").detach().numpy()
+        assert np.array_equal(begun[1:], SMALL.vectors)
+
+
+def test_its_own_trainer_takes_the_loaders(tmp_path):
+    data = made().fit(ROWS)
+    model = DCNv2(data.features_, n_cross_layers=1, mlp_params={"dims": [8], "dropout": 0.0, "activation": "relu"})
+    trainer = CTRTrainer(model, n_epoch=1, model_path=str(tmp_path))
+    loader = data.loader(ROWS, ROWS.clicked, batch_rows=64, shuffle=True)
+    trainer.fit(loader, data.loader(ROWS, ROWS.clicked))
+    assert (tmp_path / "model.pth").is_file()
+    predicted = trainer.predict(model, data.loader(ROWS, np.zeros(len(ROWS))))
+    with torch.inference_mode():
+        wanted = model.eval()({name: torch.from_numpy(each) for name, each in data.inputs(ROWS).items()})
+    assert np.allclose(predicted, wanted.numpy(), atol=1e-6)
 
 
 @pytest.mark.parametrize("way", ["projected", "frozen", "warm"])
@@ -99,12 +131,13 @@ def test_ids_that_come_rarely_share_a_row():
     assert made(dense=None, min_rows=1).fit(rows).unknown(rows) == {"user_id": 0, "item_id": 0, "text": 0}
 
 
-def test_dense_features_are_normal_and_say_where_they_are_undefined():
+def test_dense_features_have_one_range_and_say_where_they_are_undefined():
     data = made(dense=ActivityFeatures(LOG), sparse=["user_id"], vectors=None).fit(ROWS)
     dense = data.inputs(ROWS)["dense"]
     raw = ActivityFeatures(LOG).fit(ROWS).transform(ROWS)
     assert dense.dtype == np.float32
-    assert np.isfinite(dense).all()
+    assert np.abs(dense).max() <= 1
+    assert data.inputs(ROWS[:0])["dense"].shape == (0, dense.shape[1])
     undefined = np.isnan(raw)
     n_indicators = int(undefined.any(axis=0).sum())
     assert n_indicators > 0
@@ -131,6 +164,10 @@ def test_ids_without_vectors_are_said():
         ({"way": "thawed"}, "way is one of"),
         ({"vectors": {"text": TABLE}}, "VectorColumn"),
         ({"way": "warm", "embed_dim": 8}, "bring them there with reduce_table"),
+        ({"vectors": {"text": VectorColumn("item_id", np.eye(3))}}, "VectorColumn"),
+        ({"vectors": {"items": VectorColumn("item_id", TABLE)}}, r"no layers called \['items'\]"),
+        ({"vectors": {"a.b": VectorColumn("item_id", TABLE)}}, r"no layers called \['a.b'\]"),
+        ({"sparse": "user_id"}, r"pass \['user_id'\]"),
     ],
 )
 def test_parameters_that_make_no_sense(options, match):
@@ -139,5 +176,18 @@ def test_parameters_that_make_no_sense(options, match):
 
 
 def test_labels_are_one_a_row():
-    with pytest.raises(InputError, match="a label for each row"):
-        made(dense=None).fit(ROWS).loader(ROWS, ROWS.clicked[:5])
+    data = made(dense=None).fit(ROWS)
+    for labels, match in ((ROWS.clicked[:5], "a label for each row"), (["x"] * 200, "no numbers")):
+        with pytest.raises(InputError, match=match):
+            data.loader(ROWS, labels)
+    with pytest.raises(InputError, match="1 of 200 labels that are not finite"):
+        data.loader(ROWS, ROWS.clicked.astype(float).where(ROWS.index > 0))
+
+
+def test_copies_and_pickles_give_the_same():
+    data = made().fit(ROWS)
+    wanted = data.inputs(ROWS)
+    for other in (pickle.loads(pickle.dumps(data)), clone(data).fit(ROWS)):
+        found = other.inputs(ROWS)
+        assert all(np.array_equal(found[name], wanted[name]) for name in wanted)
+    assert made(embed_dim=np.int64(4)).fit(ROWS).features_[0].embed_dim == 4

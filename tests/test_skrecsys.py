@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import pickle
 
 import numpy as np
@@ -10,6 +11,7 @@ import pyarrow as pa
 import pytest
 from sklearn.base import clone
 from sklearn.ensemble import HistGradientBoostingClassifier
+from sklearn.exceptions import NotFittedError
 from skrecsys.base import is_features
 from skrecsys.compose import Cascade, ConcatFeatures, GeneratorScores, PointwiseRanker
 from skrecsys.recommendation import MostPopularRecommender
@@ -53,6 +55,43 @@ def test_a_pair_without_a_time_sees_the_whole_log():
     counts = component.transform(pairs)[:, column]
     user = EVENTS[EVENTS.user_id == 3]
     assert counts.tolist() == [len(user), (user.timestamp < T0 + 100 * 60).sum()]
+
+
+def test_the_whole_log_is_that_with_what_is_held_back():
+    """A lag delays what rows see of a log that knows more; as of now, the log itself knows no more."""
+    component = LogFeatures(ActivityFeatures(LOG, history_lag_s=3600)).fit()
+    column = list(component.get_feature_names_out()).index("user_n_events")
+    found = component.transform(np.array([[3.0, 101.0, np.nan]]))
+    assert found[0, column] == (EVENTS.user_id == 3).sum()
+
+
+def test_large_ids_stay_apart():
+    ids = [10**18 + step for step in (200, 400, 600)]
+    component = vector_features(VectorTable.from_arrays(ids, np.eye(3)), ids).fit()
+    found = component.transform(np.array([[1, 10**18 + 201], [1, 10**18 + 400]]))
+    assert np.isnan(found[0]).all()
+    assert found[1].tolist() == [0, 1, 0]
+
+
+def test_ids_of_arrow_are_ids():
+    table = VectorTable.from_arrays(["a", "b"], np.eye(2))
+    component = vector_features(table, table.ids).fit()
+    assert component.transform(np.array([["u", "b"]], dtype=object)).tolist() == [[0, 1]]
+    with pytest.raises(InputError, match="none of the 2 items"):
+        vector_features(table, ["x", "y"])
+
+
+def test_what_is_not_fitted_says_so():
+    component = LogFeatures(TRANSFORMERS["activity"])
+    for method in (component.get_feature_names_out, lambda: component.transform(EVENTS.to_numpy()[:2])):
+        with pytest.raises(NotFittedError):
+            method()
+
+
+def test_a_shallow_copy_is_of_its_own():
+    other = copy.copy(LogFeatures(TRANSFORMERS["activity"]).fit())
+    other.set_params(transformer=TRANSFORMERS["history"]).fit()
+    assert other.transform(EVENTS.to_numpy()[:3]).shape[1] == len(other.get_feature_names_out())
 
 
 def test_copies_and_pickles_give_the_same():

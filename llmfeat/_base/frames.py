@@ -18,6 +18,7 @@ __all__ = [
     "column",
     "id_array",
     "id_column",
+    "is_null",
     "label_column",
     "read_times",
     "require_columns",
@@ -218,10 +219,11 @@ def _to_arrow(values: Any, *, what: str) -> pa.Array:
     except (pa.ArrowInvalid, pa.ArrowTypeError):
         pass
     # UUIDs and mixed integers and strings have no Arrow type of their own: their text is what identifies them.
-    return pa.array([None if _is_null(cell) else str(cell) for cell in values], pa.string())
+    return pa.array([None if is_null(cell) else str(cell) for cell in values], pa.string())
 
 
-def _is_null(cell: object) -> bool:
+def is_null(cell: object) -> bool:
+    """Return whether a cell is None, NaN or pandas' NA."""
     # pandas' NA compares to nothing, itself included; NaN is the one float that differs from itself.
     return cell is None or type(cell).__name__ == "NAType" or (isinstance(cell, float) and cell != cell)
 

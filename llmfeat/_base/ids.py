@@ -26,6 +26,9 @@ class IdIndex:
     def __init__(self, ids: pa.StringArray) -> None:
         self.ids = ids
 
+    def __getstate__(self) -> dict[str, pa.StringArray]:
+        return {"ids": self.ids}
+
     def positions(self, wanted: pa.StringArray) -> Int64Array:
         """Return the position of each wanted id, int64, -1 where it is not known."""
         # Arrow hashes all known ids at each call, Python once: the first pays for a batch, the second for a request.

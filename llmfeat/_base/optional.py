@@ -7,7 +7,7 @@ from types import ModuleType
 
 from llmfeat.errors import MissingDependencyError
 
-__all__ = ["import_optional"]
+__all__ = ["import_optional", "missing_dependency"]
 
 _EXTRA_OF = {
     "feast": "feast",
@@ -44,6 +44,10 @@ def import_optional(name: str, *, purpose: str) -> ModuleType:
         package = name.partition(".")[0]
         if (error.name or "").partition(".")[0] != package:
             raise
-        raise MissingDependencyError(
-            f"{purpose} needs {package!r}, which is not installed: pip install 'llmfeat[{_EXTRA_OF[package]}]'"
-        ) from error
+        raise missing_dependency(package, purpose=purpose) from error
+
+
+def missing_dependency(package: str, *, purpose: str) -> MissingDependencyError:
+    """Return the error that says what to install for want of a package."""
+    wanted = f"'llmfeat[{_EXTRA_OF[package]}]'" if package in _EXTRA_OF else package.replace("_", "-")
+    return MissingDependencyError(f"{purpose} needs {package!r}, which is not installed: pip install {wanted}")

@@ -8,7 +8,7 @@ import numpy as np
 from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils.validation import check_is_fitted
 
-from llmfeat._base.frames import id_column, to_frame
+from llmfeat._base.frames import id_column, require_rows, to_frame
 from llmfeat._base.optional import import_optional
 from llmfeat.errors import InputError, TableFingerprintError
 from llmfeat.types import VectorSource
@@ -57,7 +57,9 @@ class EmbeddingColumn(TransformerMixin, BaseEstimator):
 
     def fit(self, X: Any, y: Any = None) -> Self:
         """Record the fingerprint of the vectors, and the mean of those of the rows."""
-        found = self._source().lookup(id_column(X, self.column, what="X"))
+        ids = id_column(X, self.column, what="X")
+        require_rows(len(ids), what="X")
+        found = self._source().lookup(ids)
         there = ~np.isnan(found[:, 0])
         if not there.any():
             raise InputError(

@@ -11,13 +11,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from llmfeat._base.frames import id_array
+from llmfeat._base.frames import id_array, is_null
 from llmfeat.errors import DuplicateIdError, InputError, LLMFeatWarning
 from llmfeat.types import BoolArray, Float32Array, Int64Array, VectorSource
 
 __all__ = ["FILLS", "EmbeddingMatrix", "to_embedding_matrix"]
 
 FILLS = ("mean", "zeros", "normal")
+_MOST_ROWS = 1 << 31
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,8 +72,9 @@ def to_embedding_matrix(
     vectors : VectorSource
         Item or user vectors, such as a `VectorTable`.
     ids : sequence of ids, or mapping of ids to rows
-        The library's map: the id of each row, None where a row stands for no item; or the row of each id. RecBole has
-        the former in ``dataset.field2id_token[field]``, scikit-learn in ``LabelEncoder.classes_``.
+        The library's map: the id of each row, None or NaN where a row stands for no item; or a mapping (a ``dict``; a
+        pandas ``Series`` is a sequence) with the row of each id. RecBole has the former in
+        ``dataset.field2id_token[dataset.iid_field]``, scikit-learn in ``LabelEncoder.classes_``.
     reserved : iterable of ids, optional
         Which of the ids stand for no item, such as ``["[PAD]"]``.
     n_rows : int, optional
@@ -92,7 +94,7 @@ def to_embedding_matrix(
     Raises
     ------
     InputError
-        When no id has a vector, or the rows of a mapping are not whole numbers from 0 on.
+        When no id has a vector, the rows of a mapping are not whole numbers from 0 on, or a parameter makes no sense.
     DuplicateIdError
         When an id, or a row of a mapping, comes twice.
 
@@ -108,14 +110,18 @@ def to_embedding_matrix(
     """
     if fill not in FILLS:
         raise InputError(f"fill={fill!r}, but one of {FILLS} was expected")
-    names, rows, n_mapped = _by_row(ids) if isinstance(ids, Mapping) else _in_order(ids)
+    given: object = vectors
+    if not isinstance(given, VectorSource):
+        raise InputError(
+            f"vectors is a {type(given).__name__}, but a vector source was expected: wrap arrays with "
+            "VectorTable.from_arrays(ids, vectors)"
+        )
+    rows_of, n_mapped = _by_row(ids) if isinstance(ids, Mapping) else _in_order(ids)
     n_total = n_mapped if n_rows is None else n_rows
-    if n_total < n_mapped:
-        raise InputError(f"n_rows={n_rows}, but the id map has {n_mapped} rows: pass at least as many, or none")
-    kept = ~pc.is_in(names, value_set=id_array(list(reserved), what="the reserved ids").cast(pa.string())).to_numpy(
-        zero_copy_only=False
-    )
-    names, rows = names.filter(pa.array(kept)), rows[kept]
+    whole: object = n_total
+    if not (isinstance(whole, int | np.integer) and whole >= n_mapped):
+        raise InputError(f"n_rows={n_rows!r}, but the id map has {n_mapped} rows: pass at least as many, or none")
+    names, rows = _distinct(rows_of, reserved)
     found = vectors.lookup(names)
     there = ~np.isnan(found[:, 0])
     if not there.any():
@@ -125,7 +131,8 @@ def to_embedding_matrix(
         )
     values = np.zeros((n_total, vectors.dim), np.float32)
     values[rows[there]] = found[there]
-    values[rows[~there]] = _filled(found[there], int(np.count_nonzero(~there)), fill, seed)
+    if not there.all():
+        values[rows[~there]] = _filled(found[there], int(np.count_nonzero(~there)), fill, seed)
     is_known, is_reserved = np.zeros(n_total, dtype=bool), np.ones(n_total, dtype=bool)
     is_known[rows[there]] = True
     is_reserved[rows] = False
@@ -141,29 +148,45 @@ def to_embedding_matrix(
     return matrix
 
 
-def _in_order(ids: Any) -> tuple[pa.StringArray, Int64Array, int]:
-    """Return the ids that are not None, the row of each, and how many rows there are."""
-    given = list(ids)
-    rows = np.array([row for row, each in enumerate(given) if each is not None], dtype=np.int64)
-    names = id_array([given[row] for row in rows.tolist()], what="the id map")
+def _in_order(ids: Any) -> tuple[dict[int, Any], int]:
+    """Return the id of each row that has one, and how many rows there are."""
+    if isinstance(ids, str | bytes):
+        raise InputError(
+            f"the id map is one {type(ids).__name__}, but a sequence of ids was expected: put it in a list"
+        )
+    given = ids.to_pylist() if isinstance(ids, pa.Array | pa.ChunkedArray) else list(ids)
+    return {row: each for row, each in enumerate(given) if not is_null(each)}, len(given)
+
+
+def _by_row(ids: Mapping[Any, Any]) -> tuple[dict[int, Any], int]:
+    """Return the same of a mapping of ids to rows."""
+    try:
+        rows = [int(row) if row == int(row) else -1 for row in ids.values()]
+    except (TypeError, ValueError, OverflowError) as error:
+        raise InputError("the rows of the id map are no whole numbers: pass {id: row}") from error
+    n_bad = sum(not 0 <= row <= _MOST_ROWS for row in rows)
+    if n_bad:
+        raise InputError(
+            f"{n_bad} rows of the id map are negative or fractions, or over {_MOST_ROWS}: pass {{id: row}}"
+        )
+    if len(set(rows)) != len(rows):
+        raise DuplicateIdError(f"the id map has {len(rows)} ids, but {len(set(rows))} rows: each has one of its own")
+    return {row: each for row, each in zip(rows, ids, strict=True) if not is_null(each)}, max(rows, default=-1) + 1
+
+
+def _distinct(rows_of: Mapping[int, Any], reserved: Iterable[Any]) -> tuple[pa.StringArray, Int64Array]:
+    """Return the ids that stand for items, and their rows."""
+    if isinstance(reserved, str | bytes):
+        raise InputError(f"reserved={reserved!r}, but a sequence of ids was expected: pass [{reserved!r}]")
+    names = id_array(list(rows_of.values()), what="the id map")
+    rows = np.fromiter(rows_of, np.int64, len(rows_of))
+    left_out = id_array([each for each in reserved if not is_null(each)], what="the reserved ids").cast(pa.string())
+    kept = ~pc.is_in(names, value_set=left_out).to_numpy(zero_copy_only=False)
+    names, rows = names.filter(pa.array(kept)), rows[kept]
     n_twice = len(names) - len(pc.unique(names))
     if n_twice:
         raise DuplicateIdError(f"{n_twice} of {len(names)} ids of the map come more than once: each has one row")
-    return names, rows, len(given)
-
-
-def _by_row(ids: Mapping[Any, Any]) -> tuple[pa.StringArray, Int64Array, int]:
-    names = id_array(list(ids), what="the id map")
-    try:
-        rows = np.array([int(row) if row == int(row) else -1 for row in ids.values()], dtype=np.int64)
-    except (TypeError, ValueError) as error:
-        raise InputError("the rows of the id map are no whole numbers: pass {id: row}") from error
-    if (rows < 0).any():
-        raise InputError(f"{int((rows < 0).sum())} rows of the id map are negative or fractions: pass {{id: row}}")
-    for what, n_distinct in (("rows", len(np.unique(rows))), ("ids", len(pc.unique(names)))):
-        if n_distinct != len(rows):
-            raise DuplicateIdError(f"the id map has {len(rows)} entries, but {n_distinct} {what}: each comes once")
-    return names, rows, int(rows.max(initial=-1)) + 1
+    return names, rows
 
 
 def _filled(known: Float32Array, n_rows: int, fill: str, seed: int) -> Float32Array:

@@ -12,22 +12,26 @@ from typing import Any, Self
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import torch
 from sklearn.base import BaseEstimator, clone
 from sklearn.impute import SimpleImputer
 from sklearn.pipeline import Pipeline, make_pipeline
-from sklearn.preprocessing import QuantileTransformer
+from sklearn.preprocessing import MinMaxScaler, QuantileTransformer
 from sklearn.utils.validation import check_is_fitted
-from torch.utils.data import DataLoader
-from torch_rechub.basic.features import DenseFeature, SparseFeature
-from torch_rechub.basic.initializers import Pretrained
-from torch_rechub.utils.data import PredictDataset, TorchDataset
 
 from llmfeat._base.frames import id_array, id_column, require_rows, to_frame
 from llmfeat._base.ids import IdIndex
+from llmfeat._base.optional import missing_dependency
 from llmfeat.errors import InputError
 from llmfeat.rank.adapters.embedding_matrix import to_embedding_matrix
 from llmfeat.types import Float32Array, Int64Array, VectorSource
+
+try:
+    import torch
+    from torch.utils.data import DataLoader
+    from torch_rechub.basic.features import DenseFeature, SparseFeature
+    from torch_rechub.utils.data import PredictDataset, TorchDataset
+except ModuleNotFoundError as error:
+    raise missing_dependency("torch_rechub", purpose="RechubData") from error
 
 __all__ = ["RechubData", "VectorColumn"]
 
@@ -64,9 +68,10 @@ class VectorColumn:
 class RechubData(BaseEstimator):
     """Makes what torch-rechub's models are built of and fed with, out of rows and features of ours.
 
-    Dense features are brought to a normal distribution by their quantiles; where a value is undefined, 0 stands for it,
-    and a column says so. Ids become rows of embeddings: row 0 is that of all ids that came fewer than `min_rows` times
-    when it was fitted, or not at all, so that it is learned like any other.
+    Dense features are brought to between -1 and 1 by their quantiles. Where a value is undefined, 0 stands for it; a
+    column that was undefined somewhere when it was fitted has another one beside it that says where. Ids become rows of
+    embeddings: row 0 is that of all ids that came fewer than `min_rows` times when it was fitted, or not at all, so
+    that it is learned like any other.
 
     Parameters
     ----------
@@ -84,7 +89,8 @@ class RechubData(BaseEstimator):
     Attributes
     ----------
     features_ : list
-        Definitions of all features: what ``DCNv2(features=...)`` and ``DeepFM(deep_features=...)`` take.
+        Definitions of all features, made anew each time, so that two models share no parameters: what
+        ``DCNv2(features=...)`` and ``DeepFM(deep_features=...)`` take.
     sparse_features_ : list
         Those of embeddings of `embed_dim`: what ``DeepFM(fm_features=...)`` takes.
     ids_ : dict of str to pyarrow.StringArray
@@ -137,24 +143,35 @@ class RechubData(BaseEstimator):
         require_rows(len(to_frame(X, what="X")), what="X")
         self.ids_ = {name: _frequent(id_column(X, name, what="X"), self.min_rows) for name in self.sparse}
         self.tables_: dict[str, Float32Array] = {}
-        sparse = [SparseFeature(name, len(self.ids_[name]) + 1, self.embed_dim) for name in self.sparse]
-        dense = []
         for name, each in self._named().items():
             self.ids_[name] = _catalogue(each, id_column(X, each.column, what="X"))
-            table = _table(each, self.ids_[name])
-            if each.way == "frozen":
-                self.tables_[name] = table
-                dense.append(DenseFeature(name, table.shape[1]))
-            else:
-                start = _Projection(table) if each.way == "projected" else Pretrained(table, freeze=False)
-                sparse.append(SparseFeature(name, len(table), self.embed_dim, initializer=start))
-        self.sparse_features_ = sparse
-        self.features_ = [*sparse, *dense]
+            self.tables_[name] = _table(each, self.ids_[name])
+        self._index = {name: IdIndex(ids) for name, ids in self.ids_.items()}
         self.dense_: Pipeline | None = None
         if self.dense is not None:
             self.dense_ = _scaled(clone(self.dense), len(to_frame(X, what="X")))
-            self.features_.append(DenseFeature(_DENSE, self.dense_.fit_transform(X, y).shape[1]))
+            self.n_dense_ = int(self.dense_.fit_transform(X, y).shape[1])
         return self
+
+    @property
+    def sparse_features_(self) -> list[Any]:
+        """Definitions of the embeddings of `embed_dim`."""
+        check_is_fitted(self, "ids_")
+        made = [SparseFeature(name, len(self.ids_[name]) + 1, self.embed_dim) for name in self.sparse]
+        for name, each in self._named().items():
+            if each.way != "frozen":
+                begin = _Begin(self.tables_[name], is_projected=each.way == "projected")
+                made.append(SparseFeature(name, len(self.tables_[name]), self.embed_dim, initializer=begin))
+        return made
+
+    @property
+    def features_(self) -> list[Any]:
+        """Definitions of all features."""
+        frozen = [name for name, each in self._named().items() if each.way == "frozen"]
+        dense = [DenseFeature(name, self.tables_[name].shape[1]) for name in frozen]
+        if self.dense_ is not None:
+            dense.append(DenseFeature(_DENSE, self.n_dense_))
+        return [*self.sparse_features_, *dense]
 
     def inputs(self, X: Any) -> dict[str, Any]:
         """Return what the models take of rows, by feature: int64 rows of embeddings, and float32 for dense ones."""
@@ -164,36 +181,39 @@ class RechubData(BaseEstimator):
             found[name] = self._rows_of(name, id_column(X, name, what="X"))
         for name, each in self._named().items():
             rows = self._rows_of(name, id_column(X, each.column, what="X"))
-            found[name] = self.tables_[name][rows] if name in self.tables_ else rows
+            found[name] = self.tables_[name][rows] if each.way == "frozen" else rows
         if self.dense_ is not None:
-            found[_DENSE] = self.dense_.transform(X).astype(np.float32)
+            n_rows = len(to_frame(X, what="X"))
+            found[_DENSE] = np.empty((n_rows, self.n_dense_), np.float32)
+            if n_rows:
+                found[_DENSE][:] = self.dense_.transform(X)
         return found
 
     def loader(self, X: Any, y: Any = None, *, batch_rows: int = 1024, shuffle: bool = False, seed: int = 0) -> Any:
-        """Return a torch ``DataLoader`` of rows, with labels where they are given; what ``CTRTrainer`` takes.
+        """Return a torch ``DataLoader`` of batches ``(inputs, labels)``, or of ``inputs`` where no labels come.
+
+        ``CTRTrainer`` takes the former to `fit` and, though it does not read them, to `predict`: pass zeros there.
 
         Parameters
         ----------
         X : data frame
             The rows.
         y : array-like of shape (n_rows,), optional
-            Labels of 0 and 1; without them the loader is one to predict from.
+            Labels of 0 and 1.
         batch_rows : int, default=1024
             Rows of a batch.
         shuffle : bool, default=False
             Whether rows come in a new order in each epoch.
         seed : int, default=0
             Of that order.
+
+        Raises
+        ------
+        InputError
+            When there is not a number for each row.
         """
         inputs = self.inputs(X)
-        if y is None:
-            data = PredictDataset(inputs)
-        else:
-            labels = np.asarray(y, dtype=np.float32)
-            n_rows = len(next(iter(inputs.values())))
-            if labels.shape != (n_rows,):
-                raise InputError(f"y has the shape {labels.shape}, but {(n_rows,)} was expected: a label for each row")
-            data = TorchDataset(inputs, labels)
+        data = PredictDataset(inputs) if y is None else TorchDataset(inputs, _labels(y, len(to_frame(X, what="X"))))
         order = torch.Generator().manual_seed(seed)
         return DataLoader(data, batch_size=batch_rows, shuffle=shuffle, generator=order)
 
@@ -207,20 +227,29 @@ class RechubData(BaseEstimator):
         return self.vectors or {}
 
     def _rows_of(self, name: str, ids: pa.StringArray) -> Int64Array:
-        return IdIndex(self.ids_[name]).positions(ids) + 1
+        return self._index[name].positions(ids) + 1
 
     def _check_parameters(self) -> None:
+        if isinstance(self.sparse, str):
+            raise InputError(f"sparse={self.sparse!r}, but a sequence of columns was expected: pass [{self.sparse!r}]")
         if self.dense is None and not self.sparse and not self.vectors:
             raise InputError("there is nothing to feed a model with: pass dense=, sparse= or vectors=")
         named = [*self.sparse, *self._named(), _DENSE]
         if len(set(named)) != len(named):
             raise InputError(f"the features are named {named}, but each needs a name of its own: rename some vectors")
+        taken = [name for name in named if "." in name or hasattr(torch.nn.ModuleDict(), name)]
+        if taken:
+            raise InputError(f"torch takes no layers called {taken}: rename those vectors, or the columns of the rows")
         for name, least in (("embed_dim", 1), ("min_rows", 1)):
             value = getattr(self, name)
-            if not (isinstance(value, int) and value >= least):
+            if not (isinstance(value, int | np.integer) and value >= least):
                 raise InputError(f"{name}={value!r}, but a whole number from {least} on was expected")
         for name, each in self._named().items():
-            if not isinstance(each, VectorColumn) or each.way not in _WAYS:
+            if (
+                not isinstance(each, VectorColumn)
+                or each.way not in _WAYS
+                or not isinstance(each.vectors, VectorSource)
+            ):
                 raise InputError(
                     f"vectors[{name!r}] is {each!r}, but VectorColumn('item_id', table, way=...) was expected, "
                     f"where way is one of {_WAYS}"
@@ -245,13 +274,29 @@ class _Projected(torch.nn.Module):
 
 
 @dataclass(frozen=True, eq=False)
-class _Projection:
-    """An initializer of torch-rechub that makes a `_Projected`."""
+class _Begin:
+    """An initializer of torch-rechub: an embedding that begins with vectors, or a `_Projected` of them."""
 
     values: Float32Array
+    is_projected: bool
 
     def __call__(self, vocab_size: int, embed_dim: int, padding_idx: int | None = None) -> Any:
-        return _Projected(self.values, embed_dim)
+        if self.is_projected:
+            return _Projected(self.values, embed_dim)
+        return torch.nn.Embedding.from_pretrained(torch.from_numpy(self.values.copy()), freeze=False)
+
+
+def _labels(y: Any, n_rows: int) -> Float32Array:
+    try:
+        labels: Float32Array = np.asarray(y, dtype=np.float32)
+    except (TypeError, ValueError) as error:
+        raise InputError("y holds no numbers, but 0 or 1 was expected for each row: cast it") from error
+    if labels.shape != (n_rows,):
+        raise InputError(f"y has the shape {labels.shape}, but {(n_rows,)} was expected: a label for each row")
+    n_bad = int(np.count_nonzero(~np.isfinite(labels)))
+    if n_bad:
+        raise InputError(f"y has {n_bad} of {n_rows} labels that are not finite: drop or fill those rows")
+    return labels
 
 
 def _frequent(ids: pa.StringArray, min_rows: int) -> pa.StringArray:
@@ -271,14 +316,12 @@ def _catalogue(of: VectorColumn, fitted: pa.StringArray) -> pa.StringArray:
 def _table(of: VectorColumn, ids: pa.StringArray) -> Float32Array:
     """Return the vectors of rows from 1 on; row 0 is their mean, for ids without a row."""
     matrix = to_embedding_matrix(of.vectors, [None, *ids.to_pylist()])
-    matrix.values[0] = matrix.values[matrix.is_known].mean(axis=0)
+    matrix.values[0] = matrix.values[matrix.is_known].mean(axis=0, dtype=np.float64)
     return matrix.values
 
 
 def _scaled(dense: Any, n_rows: int) -> Pipeline:
-    """Return a transformer whose columns are normal, without NaN, each with one that says where it was undefined."""
-    quantiles = QuantileTransformer(
-        n_quantiles=min(_MOST_QUANTILES, n_rows), output_distribution="normal", random_state=0
-    )
+    """Return a transformer whose columns are in [-1, 1], with 0 for NaN, and columns that say where there was one."""
+    quantiles = QuantileTransformer(n_quantiles=min(_MOST_QUANTILES, n_rows), random_state=0)
     imputer = SimpleImputer(strategy="constant", fill_value=0.0, add_indicator=True, keep_empty_features=True)
-    return make_pipeline(dense, quantiles, imputer).set_output(transform="default")
+    return make_pipeline(dense, quantiles, MinMaxScaler((-1, 1)), imputer)

@@ -11,16 +11,20 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 from sklearn.base import clone
-from skrecsys.compose import JoinDynamicFeatures, JoinStaticFeatures
+from sklearn.utils.validation import check_is_fitted
 
 from llmfeat._base.frames import id_array, read_times
+from llmfeat._base.optional import missing_dependency
 from llmfeat.errors import InputError
 from llmfeat.features._rows import LogTransformer
 from llmfeat.types import Float32Array, Int64Array, VectorSource
 
-__all__ = ["LogFeatures", "vector_features"]
+try:
+    from skrecsys.compose import JoinDynamicFeatures, JoinStaticFeatures
+except ModuleNotFoundError as error:
+    raise missing_dependency("skrecsys", purpose="LogFeatures") from error
 
-_KEY = ("user", "item", "time")
+__all__ = ["LogFeatures", "vector_features"]
 
 
 class LogFeatures(JoinDynamicFeatures):
@@ -28,8 +32,8 @@ class LogFeatures(JoinDynamicFeatures):
 
     A `JoinDynamicFeatures` keyed by user, item and time, whose callback is a transformer of ours: each pair sees what
     the transformer's log holds strictly before the pair's time. A pair without a time, which is what `recommend` asks
-    for without ``as_of``, sees the whole log. The `Cascade` needs ``time=True``; its datetimes, which have no zone, are
-    taken as UTC.
+    for without ``as_of``, sees the whole log, as of its last event: a live service passes ``as_of``. The `Cascade`
+    needs ``time=True``; its datetimes, which have no zone, are taken as UTC.
 
     The log is the transformer's own: what skrecsys fits the component on says nothing of labels, and leaves out what it
     holds back.
@@ -53,9 +57,16 @@ class LogFeatures(JoinDynamicFeatures):
     [0.0, 1.0, 2.0]
     """
 
+    kind = ("user", "item", "time")
+    n_features = None
+
     def __init__(self, transformer: LogTransformer | None = None) -> None:
         self.transformer = transformer
-        super().__init__(_KEY, self._features_of)
+
+    @property
+    def callback(self) -> Any:  # type: ignore[override]
+        """What computes the features of distinct keys of user, item and time."""
+        return self._features_of
 
     def fit(self, X: Any = None, y: Any = None) -> Self:
         """Check the transformer; nothing is learned from the interactions."""
@@ -71,12 +82,19 @@ class LogFeatures(JoinDynamicFeatures):
 
     def get_feature_names_out(self, input_features: Any = None) -> np.ndarray[Any, Any]:
         """Return the names that the transformer gives its columns."""
+        check_is_fitted(self)
         return np.asarray(self.transformer_.get_feature_names_out(), dtype=object)
 
+    def __sklearn_is_fitted__(self) -> bool:
+        return hasattr(self, "transformer_")
+
     def _features_of(self, keys: Any) -> Float32Array:
-        log = self.transformer_.log
+        check_is_fitted(self)
         users, items, times = keys.T
-        moments = _times_us(times, latest=int(log.times_us.max(initial=0)) + 1)
+        # What the transformer holds back of the latest events, it is not to hold back twice.
+        lag_us = round(self.transformer_.history_lag_s * 1e6)
+        latest = int(self.transformer_.log.times_us.max(initial=0)) + 1 + lag_us
+        moments = _times_us(times, latest=latest)
         found: Float32Array = self.transformer_.transform(self._rows(users, items, moments))
         return found
 
@@ -99,10 +117,22 @@ def vector_features(vectors: VectorSource, ids: Any, *, name: str = "text") -> J
         The items, of the type that they have in the interactions; skrecsys compares 7 with 7, not with "7".
     name : str, default="text"
         What the columns are called, before their number.
+
+    Raises
+    ------
+    InputError
+        When no item has a vector.
     """
-    frame = pd.DataFrame(vectors.lookup(ids), columns=[f"{name}_{at}" for at in range(vectors.dim)])
-    frame.insert(0, "item_id", list(ids))
-    return JoinStaticFeatures("item", frame)
+    items = ids.to_pylist() if isinstance(ids, pa.Array | pa.ChunkedArray) else list(ids)
+    found = vectors.lookup(items)
+    if np.isnan(found).all():
+        raise InputError(
+            f"none of the {len(items)} items, such as {items[:3]}, has a vector: pass the table of these ids"
+        )
+    frame = pd.DataFrame(found, columns=[f"{name}_{at}" for at in range(vectors.dim)])
+    frame.insert(0, "item_id", items)
+    # As objects: beside float32, whole numbers would become floats, and large ids one another.
+    return JoinStaticFeatures("item", frame.astype(object))
 
 
 def _times_us(times: Any, *, latest: int) -> Int64Array:
