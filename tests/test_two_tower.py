@@ -9,13 +9,16 @@ from dataclasses import replace
 import numpy as np
 import pyarrow as pa
 import pytest
+import torch
 
 from llmfeat import VectorTable
 from llmfeat.errors import (
     ArtifactCorruptError,
     ArtifactNotFoundError,
     ArtifactSchemaError,
+    DuplicateIdError,
     InputError,
+    MissingDependencyError,
     NothingToLearnError,
     ParityError,
     TableFingerprintError,
@@ -25,9 +28,11 @@ from llmfeat.rank import generate_candidates
 from llmfeat.rank.scorers import CrossFitted, FittableScorer, Popularity
 from llmfeat.rank.two_tower import TwoTower
 from llmfeat.rank.two_tower.data import TowerData, history_block
+from llmfeat.rank.two_tower.graphs import item_graph, user_graph
 from llmfeat.rank.two_tower.parity import measure_parity
+from llmfeat.rank.two_tower.ranking import best_items
 from llmfeat.rank.two_tower.runtime import TowerRuntime
-from llmfeat.rank.two_tower.training import Training, _Run
+from llmfeat.rank.two_tower.training import Training, _held_out_sequences, _Run, train_towers
 
 N_GROUPS, N_PER_GROUP, DIM = 6, 8, 8
 IDS = [f"g{group}i{item}" for group in range(N_GROUPS) for item in range(N_PER_GROUP)]
@@ -132,8 +137,6 @@ def test_the_same_seed_gives_the_same_towers(table, past, towers):
 
 
 def test_torch_s_own_random_numbers_are_left_alone(table, past):
-    import torch
-
     torch.manual_seed(5)
     wanted = torch.rand(3)
     torch.manual_seed(5)
@@ -146,6 +149,11 @@ def test_it_is_saved_and_read_and_pickled(towers, table, past, tmp_path):
     read = TwoTower.load(tmp_path / "towers", table)
     pickled = pickle.loads(pickle.dumps(towers))
     some = past.take(np.arange(9))
+    assert repr(read) == repr(towers)
+    named = TwoTower(table, **{**FAST, "epochs": 1, "dim": np.int64(16)}, held_out=0, name="mine").fit(past)
+    named.save(tmp_path / "named")
+    assert TwoTower.load(tmp_path / "named", table).name == "mine"
+    json.loads((tmp_path / "named" / "towers.json").read_text(), parse_constant=lambda name: pytest.fail(name))
     for other in (read, pickled):
         assert other.fingerprint_ == towers.fingerprint_
         assert other.item_vectors_.fingerprint == towers.fingerprint_
@@ -183,6 +191,7 @@ def test_a_folder_that_is_not_as_it_was_written_is_refused(towers, table, tmp_pa
     for change, error in (
         ({"schema": 99}, ArtifactSchemaError),
         ({"max_events": 5}, ArtifactCorruptError),
+        ({"dim": 17}, ArtifactCorruptError),
         ({"sources": None}, ArtifactCorruptError),
     ):
         (folder / "towers.json").write_text(json.dumps({**about, **change}))
@@ -202,6 +211,8 @@ def test_other_vectors_are_refused(towers, tmp_path):
         TwoTower.load(tmp_path / "towers", other)
     with pytest.raises(TableFingerprintError, match="fit again"):
         replace_vectors(towers, other).item_vectors(IDS)
+    with pytest.raises(TableFingerprintError, match="fit again"):
+        replace_vectors(towers, other).over(IDS)
 
 
 def replace_vectors(towers, vectors):
@@ -230,8 +241,9 @@ def test_it_is_a_scorer_like_the_others(table, past):
     assert isinstance(scorer, FittableScorer)
     with pytest.raises(InputError, match=r"call fit\(sequences\) first"):
         scorer.scores(past)
-    with pytest.raises(InputError, match=r"call fit\(sequences\) first"):
-        scorer.save("nowhere")
+    for use in (lambda: scorer.save("nowhere"), lambda: scorer.item_vectors(IDS), lambda: scorer.over(IDS)):
+        with pytest.raises(InputError, match=r"call fit\(sequences\) first"):
+            use()
     candidates = generate_candidates([scorer.fit(past), Popularity().fit(past)], past.take([0]), 3)
     assert candidates.names == ("two_tower", "popularity")
     assert candidates.proposed[:, 0].sum() == 3
@@ -267,9 +279,28 @@ def test_the_moment_counts_where_it_is_given(table):
     assert best[:2] == ["g1i0", "g2i0"]
     mean = towers.user_vectors(asked, context=[[14.0]] * 3)
     assert np.array_equal(towers.user_vectors(asked, context=[[np.nan]] * 3), mean)
-    for context, match in ((None, "pass context="), ([[1.0, 2.0]] * 3, "a row each"), ([["a"]] * 3, "no numbers")):
+    for context, match in (
+        (None, "pass context="),
+        ([[1.0, 2.0]] * 3, "a row each"),
+        ([["a"]] * 3, "no numbers"),
+        ([[np.inf]] * 3, "3 values that are infinite"),
+    ):
         with pytest.raises(InputError, match=match):
             towers.user_vectors(asked, context=context)
+    assert np.isfinite(towers.user_vectors(asked, context=[[1e300]] * 3)).all()
+    with pytest.raises(InputError, match="no columns"):
+        TwoTower(table, **FAST).fit(past, context=np.empty((600, 0)))
+    plain = TwoTower(table, **{**FAST, "epochs": 1}, held_out=0).fit(past)
+    with pytest.raises(InputError, match="learned from no context"):
+        plain.scores(asked, context=[[1.0]] * 3)
+
+
+def test_a_column_of_the_moment_that_never_changes_says_nothing(table, past):
+    constant = np.full((len(past.item_codes), 1), 0.1)
+    towers = TwoTower(table, **{**FAST, "epochs": 1}, held_out=0).fit(past, context=constant)
+    asked = of_lists([["g0i1"]])
+    near, far = (towers.user_vectors(asked, context=[[value]]) for value in (0.1, 0.11))
+    assert float((near * far).sum()) > 0.99
 
 
 def test_items_of_the_history_are_left_out_unless_asked_for(towers):
@@ -283,13 +314,36 @@ def test_items_of_the_history_are_left_out_unless_asked_for(towers):
     assert len(towers.recommend(past_of_nobody(), 5)) == 0
 
 
+def test_blocks_of_any_size_recommend_the_same(towers, past, monkeypatch):
+    from llmfeat.rank.two_tower import estimator
+
+    some = past.take(np.arange(20))
+    whole = towers.recommend(some, 7)
+    monkeypatch.setattr(estimator, "_BLOCK_CELLS", 3 * len(IDS))
+    assert towers.recommend(some, 7).equals(whole)
+    scores = towers.scores(some)
+    scores[some.row_of_event, some.item_codes] = -np.inf
+    wanted = np.argsort(-scores, axis=1, kind="stable")[:, :7]
+    assert whole.column("item_id").to_pylist() == [IDS[item] for item in wanted.ravel()]
+
+
+def test_of_equal_scores_the_first_in_the_catalogue_comes_first():
+    scores = np.array([[1.0, 3.0, 3.0, 2.0, 3.0], [0.0, 0.0, 0.0, 0.0, -1.0]], dtype=np.float32)
+    nothing = Sequences.from_lists(pa.table({"h": [[], []]}), "h", item_ids=list("abcde"))
+    query, item, value, rank = best_items(scores, np.ones(5, dtype=bool), nothing, slice(0, 2), 2, True)
+    assert query.tolist() == [0, 0, 1, 1]
+    assert item.tolist() == [1, 2, 0, 1]
+    assert value.tolist() == [3, 3, 0, 0]
+    assert rank.tolist() == [1, 2, 1, 2]
+
+
 def past_of_nobody():
     return of_lists([["g0i1"]]).take(slice(0, 0))
 
 
 def test_a_history_ends_before_its_event():
     codes = np.array([5, 6, 7, 8, 9], dtype=np.int32)
-    data = TowerData(np.zeros((10, 1), np.float32), codes, np.array([0, 3, 5]), None, None, max_events=2)
+    data = tower_data(np.zeros((10, 1), np.float32), codes, np.array([0, 3, 5]), max_events=2)
     items, there = data.histories(np.arange(5))
     assert there.tolist() == [[False, False], [True, False], [True, True], [False, False], [True, False]]
     assert items.tolist() == [[0, 0], [5, 0], [6, 5], [0, 0], [8, 0]]
@@ -298,24 +352,122 @@ def test_a_history_ends_before_its_event():
     assert not there.any()
 
 
-def test_items_come_as_often_as_the_correction_says():
-    """The share by which a batch's choices are corrected is how often each item is among them."""
-    import torch
+def tower_data(features, codes, offsets, *, owners=None, has_users=False, context=None, max_events=2):
+    owners = np.arange(len(offsets) - 1) if owners is None else np.asarray(owners)
+    return TowerData(features, codes, np.asarray(offsets), owners, has_users, context, max_events)
 
-    draw = np.random.default_rng(0)
+
+def uneven(n_sampled, **changed):
+    """A training over a catalogue of which a few items come often, and some never."""
     codes = np.concatenate([np.zeros(50), np.ones(30), np.arange(2, 20)]).astype(np.int32)
-    data = TowerData(np.zeros((24, 2), np.float32), codes, np.array([0, len(codes)]), None, None, max_events=2)
-    how = training(n_sampled=5, dim=2)
-    run = _Run(torch, data, how, seed=0)
-    seen, said = np.zeros(24), np.full(24, np.nan)
-    for _ in range(4000):
-        choices, log_share = run._choices(codes[draw.integers(len(codes), size=8)].astype(np.int64))
-        seen[choices] += 1
-        said[choices] = np.exp(log_share)
-    assert np.abs(seen / 4000 - said).max() < 0.03
-    whole, log_share = _Run(torch, data, training(n_sampled=24, dim=2), seed=0)._choices(np.array([3]))
-    assert len(whole) == 24
+    codes = np.random.default_rng(3).permutation(codes)
+    data = tower_data(np.random.default_rng(4).standard_normal((24, 4)).astype(np.float32), codes, [0, 40, len(codes)])
+    how = training(n_sampled=n_sampled, dim=4, **changed)
+    return data, _Run(torch, data, how, 0, np.arange(len(codes)))
+
+
+@pytest.mark.parametrize("batch_rows", [8, 33, 98])
+def test_a_batch_stands_for_the_whole_catalogue(batch_rows):
+    """What a pair's loss is taken over is, on average, the sum over all items but its own: neither more nor less."""
+    data, run = uneven(5, batch_rows=batch_rows)
+    weights = np.random.default_rng(5).uniform(0.5, 2, 24)  # exp(logit) of each item, for any user
+    found: dict[int, list[float]] = {}
+    for _ in range(3000 if batch_rows < 98 else 300):
+        rows = next(run._batches())
+        targets = data.item_codes[rows].astype(np.int64)
+        choices, log_share = run.choices(targets)
+        corrected = weights[choices] / np.exp(log_share)
+        for target in targets.tolist():  # each of its pairs
+            found.setdefault(target, []).append(corrected[choices != target].sum())
+    for target, sums in found.items():
+        wanted = weights.sum() - weights[target]
+        assert abs(np.mean(sums) - wanted) < max(4 * np.std(sums) / np.sqrt(len(sums)), 1e-4 * wanted), target
+
+
+def test_with_the_whole_catalogue_it_is_the_full_softmax():
+    data, run = uneven(24)
+    choices, log_share = run.choices(np.array([3]))
+    assert choices.tolist() == list(range(24))
     assert not log_share.any()
+    rows = np.arange(5, 25)
+    state = run.net.state()
+    history, there = data.histories(rows)
+    # A copy in numpy, for towers as they begin: no turn, no lean, an item's own embedding where it came.
+    made = data.features @ state["project"] + state["shift"] + state["items"][1:] * run.has_item_row[:, None]
+    items = made / np.linalg.norm(made, axis=1, keepdims=True)
+    weights = np.exp(state["places"]) * there
+    pooled = np.einsum("ij,ijk->ik", weights / weights.sum(axis=1, keepdims=True), items[history])
+    users = pooled / np.linalg.norm(pooled, axis=1, keepdims=True)
+    logits = np.exp(state["scale"]) * users @ items.T
+    targets = data.item_codes[rows]
+    logits -= logits.max(axis=1, keepdims=True)
+    wanted = np.mean(np.log(np.exp(logits).sum(axis=1)) - logits[np.arange(20), targets])
+    assert float(run.loss(rows).detach()) == pytest.approx(wanted, rel=1e-5)
+
+
+def test_what_came_is_not_corrected():
+    """A batch of one that aims at the commonest item, with one more of the catalogue: its own logit stays as it is."""
+    data, run = uneven(1, batch_rows=1)
+    row = np.flatnonzero(data.item_codes == 0)[:1]
+    losses = [float(run.loss(row).detach()) for _ in range(400)]
+    alone = [loss for loss in losses if loss == 0.0]
+    # Where the sample hits the target itself, nothing else is there; else one item stands for the 23 others.
+    assert 0 < len(alone) < 60
+    assert min(loss for loss in losses if loss) > 0.01
+
+
+def test_own_embeddings_are_dropped():
+    _, run = uneven(24, id_dropout=0.5)
+    run.loss(np.arange(5, 25)).backward()
+    touched = run.net.parameters["items"].grad.coalesce()
+    norms = touched.values().norm(dim=1)
+    met = torch.from_numpy(np.flatnonzero(run.has_item_row) + 1)
+    is_met = torch.isin(touched.indices()[0], met)
+    assert 0.2 < float((norms[is_met] == 0).float().mean()) < 0.8
+    assert 0 not in touched.indices()[0][norms > 0]
+
+
+def test_what_did_not_come_has_no_row():
+    features = np.random.default_rng(4).standard_normal((24, 4)).astype(np.float32)
+    codes = np.arange(20, dtype=np.int32)
+    data = tower_data(features, codes, [0, 10, 20, 20], owners=[0, 1, 2], has_users=True)
+    first = _Run(torch, data, training(dim=4), 0, np.arange(10))  # as where the second user is held out
+    assert first.has_item_row.tolist() == [True] * 10 + [False] * 14
+    assert first.has_user_row.tolist() == [True, False, False]
+    state = train_towers(data, training(dim=4), seed=0).state
+    assert not state["items"][21:].any()
+    assert not state["users"][3].any()  # who has no event
+    assert np.linalg.norm(state["users"][1:3], axis=1).min() > 0
+
+
+def test_users_are_held_out_with_all_that_is_theirs():
+    data = tower_data(np.zeros((3, 1), np.float32), np.zeros(60, np.int32), np.arange(61), owners=np.arange(60) % 10)
+    held = _held_out_sequences(data, 0.3, 0)
+    owners = data.owners
+    assert len(set(owners[held])) == 3
+    assert not set(owners[held]) & set(owners[~held])
+    few = tower_data(np.zeros((3, 1), np.float32), np.zeros(4, np.int32), np.arange(5), owners=[0, 0, 1, 1])
+    assert _held_out_sequences(few, 0.1, 0).sum() == 2  # one of two users
+    alone = tower_data(np.zeros((3, 1), np.float32), np.zeros(4, np.int32), np.arange(5), owners=[0, 0, 0, 0])
+    assert not _held_out_sequences(alone, 0.5, 0).any()
+    assert not _held_out_sequences(data, 0.0, 0).any()
+
+
+def test_sequences_say_whose_they_are_without_embeddings_too(table, past, monkeypatch):
+    from llmfeat.rank.two_tower import estimator
+
+    seen = {}
+
+    def kept(data, *arguments, **options):
+        seen["data"] = data
+        return train_towers(data, *arguments, **options)
+
+    monkeypatch.setattr(estimator, "train_towers", kept)
+    TwoTower(table, **{**FAST, "epochs": 1}).fit(past)
+    assert len(set(seen["data"].owners.tolist())) == 100
+    assert seen["data"].n_users == 0
+    TwoTower(table, **{**FAST, "epochs": 1}).fit(replace(past, users=None))
+    assert len(set(seen["data"].owners.tolist())) == len(past)
 
 
 def training(**changed):
@@ -342,7 +494,7 @@ def test_epochs_are_chosen_by_users_held_out(table, past):
     assert about["n_pairs"] == len(past.item_codes)
     free = TwoTower(table, **{**FAST, "epochs": 2}, held_out=0).fit(past).towers_.trained
     assert free["n_epochs"] == 2
-    assert np.isnan(free["epochs"][0]["held_out_loss"])
+    assert "held_out_loss" not in free["epochs"][0]
 
 
 def test_sources_stand_side_by_side(table, past):
@@ -365,11 +517,30 @@ def test_sources_stand_side_by_side(table, past):
         ({"vectors": {}}, "names no source"),
         ({"vectors": {"llm": np.eye(3)}}, "VectorTable.from_arrays"),
         ({"learning_rate": 1e30, "held_out": 0}, "lower learning_rate"),
+        ({"dim": 8.5}, "a whole number of at least 1"),
+        ({"n_sampled": 0.5}, "a whole number of at least 0"),
+        ({"held_out": None}, "held_out=None"),
+        ({"threads": -1}, "threads=-1"),
     ],
 )
 def test_parameters_that_make_no_sense(table, past, options, match):
     with pytest.raises(InputError, match=match):
         TwoTower(**{"vectors": table, **FAST, **options}).fit(past)
+
+
+def test_what_cannot_work_is_said_before_training(table, past, monkeypatch):
+    from llmfeat.rank.two_tower import estimator
+
+    twice = replace(past, item_ids=pa.array([*IDS[:-1], IDS[0]]))
+    with pytest.raises(DuplicateIdError, match="1 of 48 items"):
+        TwoTower(table, **FAST).fit(twice)
+    monkeypatch.setattr(estimator, "_MOST_BYTES", 1000)
+    with pytest.raises(InputError, match="lower dim"):
+        TwoTower(table, **FAST).fit(past)
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    monkeypatch.setattr(estimator, "train_towers", lambda *_, **__: pytest.fail("trained"))
+    with pytest.raises(MissingDependencyError, match="'onnx'"):
+        TwoTower(table, **FAST).fit(past)
 
 
 def test_nothing_to_learn(table):
@@ -383,9 +554,11 @@ def test_the_parity_of_other_towers_is_refused(towers, table, past):
     assert other.fingerprint_ != towers.fingerprint_
     runtime = TowerRuntime(other.towers_.item_graph, towers.towers_.user_graph)
     features = np.nan_to_num(table.vectors)
-    data = TowerData(features, past.item_codes, past.offsets, None, None, max_events=4)
-    from llmfeat.rank.two_tower.training import train_towers
-
+    data = tower_data(features, past.item_codes, past.offsets, max_events=4)
     trained = train_towers(data, training(max_events=4, dim=16), seed=0)
     with pytest.raises(ParityError):
         measure_parity(trained, data, runtime)
+    nothing = replace(trained, state={**trained.state, "turn": np.full((16, 16), np.nan, np.float32)})
+    runtime = TowerRuntime(item_graph(nothing, features[0]), user_graph(nothing))
+    with pytest.raises(ParityError, match="'users': inf"):
+        measure_parity(nothing, data, runtime)

@@ -220,19 +220,20 @@ class Changes:
             known_us = self._known_us[rows]
         else:
             known_us = time_column(batch.table, self._valid_from, what=WHAT)
+        given_us, known_us = known_us, self._index.known_since(at, known_us)
         same = ~is_new
         same[same] = np.all(hash_array(hashes.filter(pa.array(same))) == self._index.hashes[at[same]], axis=1)
         same &= ~batch.unreadable
         moved = np.zeros(len(at), dtype=bool)
         if self._valid_from is not None:
-            moved[same] = self._index.valid_from_us[at[same]] != known_us[same]
+            moved[same] = self._index.valid_from_us[at[same]] != given_us[same]
         counts.passed += len(at)
         counts.unchanged += int(np.count_nonzero(same & ~moved))
         counts.missing += int(np.count_nonzero(~batch.unreadable)) - int(
             np.count_nonzero(texts.is_valid().to_numpy(zero_copy_only=False) & ~batch.unreadable)
         )
         counts.moved.append(at[moved])
-        counts.moved_us.append(known_us[moved])
+        counts.moved_us.append(given_us[moved])
         if batch.unreadable.any():
             unreadable = self._ids[rows].filter(pa.array(batch.unreadable))
             counts.failed += len(unreadable)

@@ -158,7 +158,7 @@ def encode_table(
             advance(len(ids) - run.n_shown)
         n_moved = run.redate(index, changes)
         gone = index.absent_from(ids) if delete else np.empty(0, dtype=np.int64)
-        run.delete(index.ids.take(pa.array(gone)))
+        run.delete(index, gone)
         current = run.complete(whole=not changes.counts.remaining, every=delete)
     counts = changes.counts
     n_failed = counts.failed + run.n_failed
@@ -272,9 +272,9 @@ class _Run:
             self._writer.append(rows, numerics=part.numerics)
         return len(moved)
 
-    def delete(self, ids: pa.StringArray) -> None:
-        """Write that ids are gone."""
-        self._writer.delete(ids, numerics=self._encoder.numerics)
+    def delete(self, index: TableIndex, gone: Int64Array) -> None:
+        """Write that ids, by their positions in an index, are gone."""
+        self._writer.delete(index, gone, numerics=self._encoder.numerics)
 
     def complete(self, *, whole: bool, every: bool) -> bool:
         """Make the generation what readers see when it is `whole`; return whether it is that.

@@ -34,6 +34,8 @@ class TableIndex:
         Which were deleted.
     valid_from_us : ndarray of shape (n,), int64
         Since when the text is known, in microseconds since 1970, UTC.
+    last_us : ndarray of shape (n,), int64
+        The latest such time of all rows of the id: what is written from then on is what every later join finds.
     part, row : ndarray of shape (n,), int32
         Where the row stands.
     """
@@ -42,6 +44,7 @@ class TableIndex:
     hashes: np.ndarray[tuple[int, int], np.dtype[np.uint64]]
     deleted: BoolArray
     valid_from_us: Int64Array
+    last_us: Int64Array
     part: Int32Array
     row: Int32Array
 
@@ -62,18 +65,31 @@ class TableIndex:
         row_of = np.concatenate([np.empty(0, dtype=np.int32), *(np.arange(size, dtype=np.int32) for size in sizes)])
         encoded = rows.column("item_id").combine_chunks().dictionary_encode()
         last = last_rows(encoded)
+        times_us = rows.column("valid_from").cast(pa.int64()).to_numpy()
+        last_us = np.full(len(last), np.iinfo(np.int64).min)
+        np.maximum.at(last_us, encoded.indices.to_numpy(), times_us)
         kept = rows.drop_columns(["item_id"]).take(pa.array(last))
         return cls(
             ids=encoded.dictionary,
             hashes=hash_array(kept.column("text_sha256").combine_chunks()),
             deleted=kept.column("deleted").to_numpy(),
-            valid_from_us=kept.column("valid_from").cast(pa.int64()).to_numpy(),
+            valid_from_us=times_us[last],
+            last_us=last_us,
             part=part_of[last],
             row=row_of[last],
         )
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    def known_since(self, positions: Int64Array, known_us: Int64Array) -> Int64Array:
+        """Return since when what replaces rows is known: never before a row that it replaces, or joins would find that.
+
+        A position of -1 is an id that is not among them.
+        """
+        if not len(self):
+            return known_us
+        return np.where(positions >= 0, np.maximum(known_us, self.last_us[positions]), known_us)
 
     def live(self) -> Int64Array:
         """Return the positions of the ids that are not deleted."""

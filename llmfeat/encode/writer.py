@@ -10,8 +10,10 @@ import pyarrow as pa
 
 from llmfeat.encode.changes import now_us
 from llmfeat.encode.generations import writing
+from llmfeat.encode.index import TableIndex
 from llmfeat.encode.manifest import Generation, Manifest
 from llmfeat.encode.parts import PART_SCHEMA, write_part
+from llmfeat.types import Int64Array
 
 __all__ = ["TableWriter"]
 
@@ -54,13 +56,13 @@ class TableWriter:
         self.generation = dataclasses.replace(self.generation, parts=(*self.generation.parts, part))
         self._write(complete=False)
 
-    def delete(self, ids: pa.StringArray, *, numerics: str) -> None:
-        """Write that ids are gone."""
-        n_rows = len(ids)
-        now = pa.array(np.full(n_rows, self.written_us), pa.timestamp("us", "UTC"))
-        nothing = [pa.nulls(n_rows, field.type) for field in PART_SCHEMA if field.name in _OF_TEXT]
-        gone = pa.array(np.ones(n_rows, dtype=bool))
-        self.append(pa.table([ids, *nothing, gone, now, now], schema=PART_SCHEMA), numerics=numerics)
+    def delete(self, index: TableIndex, gone: Int64Array, *, numerics: str) -> None:
+        """Write that ids, by their positions in the generation's index, are gone."""
+        now_us = np.full(len(gone), self.written_us)
+        since, now = (pa.array(each, pa.timestamp("us", "UTC")) for each in (index.known_since(gone, now_us), now_us))
+        nothing = [pa.nulls(len(gone), field.type) for field in PART_SCHEMA if field.name in _OF_TEXT]
+        ids, deleted = index.ids.take(pa.array(gone)), pa.array(np.ones(len(gone), dtype=bool))
+        self.append(pa.table([ids, *nothing, deleted, since, now], schema=PART_SCHEMA), numerics=numerics)
 
     def complete(self) -> None:
         """Make the generation what readers see."""

@@ -24,8 +24,10 @@ class TowerData:
         The items of the sequences, one sequence after the other, oldest first.
     offsets : ndarray of shape (n_sequences + 1,), int64
         Where each sequence begins.
-    users : ndarray of shape (n_sequences,), int64, optional
-        Whose each sequence is, from 0; None where no user has an embedding.
+    owners : ndarray of shape (n_sequences,), int64
+        Whose each sequence is, from 0; sequences of nobody in particular are each of their own.
+    has_users : bool
+        Whether owners have an embedding.
     context : ndarray of shape (n_events, n_context), float32, optional
         What was known of the moment of each event.
     max_events : int
@@ -35,7 +37,8 @@ class TowerData:
     features: Float32Array
     item_codes: Int32Array
     offsets: Int64Array
-    users: Int64Array | None
+    owners: Int64Array
+    has_users: bool
     context: Float32Array | None
     max_events: int
 
@@ -47,7 +50,7 @@ class TowerData:
     @property
     def n_users(self) -> int:
         """How many users have an embedding."""
-        return 0 if self.users is None or not len(self.users) else int(self.users.max()) + 1
+        return int(self.owners.max(initial=-1)) + 1 if self.has_users else 0
 
     @property
     def n_context(self) -> int:
@@ -62,7 +65,11 @@ class TowerData:
     @cached_property
     def counts(self) -> Int64Array:
         """How often each item comes, int64 of shape ``(n_items,)``."""
-        return np.bincount(self.item_codes, minlength=self.n_items)
+        return self.counts_of(np.arange(len(self.item_codes)))
+
+    def counts_of(self, events: Int64Array) -> Int64Array:
+        """Return how often each item comes among some events."""
+        return np.bincount(self.item_codes[events], minlength=self.n_items)
 
     def histories(self, events: Int64Array) -> tuple[Int64Array, BoolArray]:
         """Return what stands before some events of the sequences; see `history_block`."""

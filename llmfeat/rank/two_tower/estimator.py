@@ -2,35 +2,40 @@
 
 from __future__ import annotations
 
-import importlib.metadata
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from llmfeat._base.frames import id_array
 from llmfeat._base.ids import IdIndex
+from llmfeat._base.optional import import_optional
 from llmfeat.encode import VectorTable
-from llmfeat.errors import InputError
+from llmfeat.errors import DuplicateIdError, InputError
 from llmfeat.history.sequences import Sequences
 from llmfeat.rank.scorers.base import check_at_least, check_catalogue
 from llmfeat.rank.scorers.cosine import has_direction, products, unit_rows
+from llmfeat.rank.two_tower.context import checked_context, scale_of, scaled_context
 from llmfeat.rank.two_tower.data import TowerData, history_block
 from llmfeat.rank.two_tower.graphs import item_graph, user_graph
 from llmfeat.rank.two_tower.inputs import check_same_sources, item_features, sources_of
 from llmfeat.rank.two_tower.parity import measure_parity
+from llmfeat.rank.two_tower.ranking import best_items, blocks
 from llmfeat.rank.two_tower.runtime import TowerRuntime
 from llmfeat.rank.two_tower.towers import Towers
 from llmfeat.rank.two_tower.training import Trained, Training, train_towers
-from llmfeat.types import BoolArray, Float32Array, Float64Array, Int64Array, VectorSource
+from llmfeat.types import BoolArray, Float32Array, Int64Array, VectorSource
 
 __all__ = ["TwoTower"]
 
 _GRID = 2.0**26  # components of user vectors, so that products with those of items are exact; see `products`
-_BLOCK_ROWS = 1024
+_BLOCK_CELLS = 1 << 22  # of a query and an item, about 30 bytes each while a block is worked on
+_MOST_BYTES = 1 << 30  # of embeddings in a graph; a message of protobuf ends at 2 GiB
+_NOT_SAVED = ("vectors", "threads", "verbose")
 _LEAST = 1e-9
 
 
@@ -66,6 +71,8 @@ class TwoTower:
         At most; the learning rate falls to zero by their end.
     held_out : float, default=0.1
         Share of users to tell by when to stop; the towers are then trained anew on all of them. 0 runs all epochs.
+        Where the sequences do not say whose they are, each counts as a user's. Users held out have no embedding of
+        their own: how much those should learn is not told by them.
     patience : int, default=2
         Stop after so many epochs without a lower loss on those.
     learning_rate : float, default=1e-3
@@ -82,7 +89,7 @@ class TwoTower:
     dropout, id_dropout, history_dropout : float
         Of the pooled history, of an item's own embedding, and of events.
     random_state : int, default=0
-        Of the training.
+        Of the training. The same towers come of it on machines of one kind, with as many threads of torch.
     threads : int, optional
         Of ONNX Runtime; its own choice by default.
     verbose : bool, default=False
@@ -144,6 +151,7 @@ class TwoTower:
     towers_: Towers = field(init=False, repr=False)
     item_vectors_: VectorTable = field(init=False, repr=False)
     _unit: Float32Array = field(init=False, repr=False)
+    _is_known: BoolArray = field(init=False, repr=False)
     _opened: TowerRuntime | None = field(default=None, init=False, repr=False)
 
     def fit(self, sequences: Sequences, *, context: Any = None) -> Self:
@@ -155,35 +163,42 @@ class TwoTower:
             What happened, before whatever is to be scored begins. Every event counts, whatever its label: pass
             ``sequences.positives()`` where dislikes are among them.
         context : array of shape (n_events, n_context), optional
-            What was known of the moment of each event, such as the hour; NaN counts as the mean.
+            What was known of the moment of each event, such as the hour; NaN counts as the mean. Towers that learned
+            from one are asked with one: `generate_candidates` and `CrossFitted` have none to give.
 
         Raises
         ------
         InputError
             When a parameter, a vector source or the context cannot be worked with.
+        DuplicateIdError
+            When the catalogue has an id twice.
         NothingToLearnError
             When there are no two items to tell apart.
         MissingDependencyError
-            When torch is not installed.
+            When torch, onnx or onnxruntime is not installed.
         ParityError
             When the graphs give other vectors than torch.
         """
         self._check_parameters()
+        modules = [import_optional(name, purpose="fitting two towers") for name in ("torch", "onnx", "onnxruntime")]
         sources = sources_of(self.vectors)
-        users, user_ids = self._users_of(sequences)
+        owners, user_ids = self._owners_of(sequences)
+        self._check_sizes(sequences.item_ids, user_ids)
         features = item_features(sources, sequences.item_ids)
         fill = _means(features)
-        moments = _checked_context(context, len(sequences.item_codes))
-        scale = _scale_of(moments)
+        moments = checked_context(context, len(sequences.item_codes))
+        scale = scale_of(moments)
         data = TowerData(
             features=np.where(np.isnan(features), fill, features),
             item_codes=sequences.item_codes,
             offsets=sequences.offsets,
-            users=users,
-            context=_scaled(moments, scale),
-            max_events=self.max_events,
+            owners=owners,
+            has_users=self.user_embeddings,
+            context=scaled_context(moments, scale),
+            max_events=int(self.max_events),
         )
-        how = Training(**{each.name: getattr(self, each.name) for each in fields(Training)})
+        plain = self._plain_parameters()
+        how = Training(**{each.name: plain[each.name] for each in fields(Training)})
         trained = train_towers(data, how, seed=self.random_state, progress=self.verbose)
         graphs = {"item_graph": item_graph(trained, fill), "user_graph": user_graph(trained)}
         runtime = TowerRuntime(**graphs, threads=self.threads)
@@ -192,10 +207,14 @@ class TwoTower:
             **Towers.ids_as_fields(sequences.item_ids, data.counts > 0, user_ids),
             sources={name: source.fingerprint for name, source in sources.items()},
             dims={name: source.dim for name, source in sources.items()},
-            dim=self.dim,
-            max_events=self.max_events,
+            dim=how.dim,
+            max_events=how.max_events,
             context=scale,
-            trained=_about(trained, measure_parity(trained, data, runtime)),
+            parameters=plain,
+            trained={
+                **_about(trained, measure_parity(trained, data, runtime)),
+                "versions": {module.__name__: module.__version__ for module in modules},
+            },
         )
         self._open(sequences.item_ids, features, runtime)
         return self
@@ -212,7 +231,7 @@ class TwoTower:
         """
         check_catalogue(self.item_ids_, histories, name=self.name)
         found = self._products(self.user_vectors(histories, context=context))
-        found[:, ~has_direction(self._unit)] = np.nan
+        found[:, ~self._is_known] = np.nan
         return found
 
     def user_vectors(self, histories: Sequences, *, context: Any = None) -> Float32Array:
@@ -227,31 +246,49 @@ class TwoTower:
             The moment of each query, where the towers learned from one.
         """
         check_catalogue(self.item_ids_, histories, name=self.name)
-        moments = _checked_context(context, len(histories), n_columns=len(self.towers_.context))
-        scaled = _scaled(moments, self.towers_.context)
+        moments = checked_context(context, len(histories), n_columns=len(self.towers_.context))
+        scaled = scaled_context(moments, self.towers_.context)
         rows = self._rows_of_users(histories)
-        vectors = np.nan_to_num(self.item_vectors_.vectors)
+        vectors = self.item_vectors_.vectors
         out = np.empty((len(histories), self.towers_.dim), np.float32)
-        for some in _blocks(len(histories)):
+        for some in blocks(len(histories)):
             starts, stops = histories.offsets[:-1][some], histories.offsets[1:][some]
             items, there = history_block(histories.item_codes, starts, stops, max_events=self.towers_.max_events)
+            there &= self._is_known[items]
             moment = None if scaled is None else scaled[some]
-            out[some] = self._runtime.users(vectors[items], there, rows[some], moment)
+            out[some] = self._runtime.users(np.nan_to_num(vectors[items]), there, rows[some], moment)
         return out
 
     def item_vectors(self, item_ids: Any) -> VectorTable:
-        """Return vectors of any items whose texts the sources know, those that nobody met among them."""
+        """Return vectors of any items whose texts the sources know, those that nobody met among them.
+
+        Raises
+        ------
+        TableFingerprintError
+            When the vectors are not those that were fitted with. A table that has grown keeps the fingerprint of its
+            model where it was encoded, and where it was given one (``from_arrays(..., fingerprint=...)``).
+        """
+        self._require_fitted()
         ids = id_array(item_ids, what="the ids of the items")
         sources = sources_of(self.vectors)
         check_same_sources(sources, self.towers_.sources)
         return self._table(ids, item_features(sources, ids), self._runtime)
 
     def over(self, item_ids: Any) -> TwoTower:
-        """Return these towers over another catalogue, such as one that has grown since they were fitted."""
+        """Return these towers over another catalogue, such as one that has grown since they were fitted.
+
+        Raises
+        ------
+        TableFingerprintError
+            As in `item_vectors`.
+        """
+        self._require_fitted()
         ids = id_array(item_ids, what="the ids of the items")
+        sources = sources_of(self.vectors)
+        check_same_sources(sources, self.towers_.sources)
         fresh = replace(self)
         fresh.towers_ = self.towers_
-        fresh._open(ids, item_features(sources_of(self.vectors), ids), self._runtime)
+        fresh._open(ids, item_features(sources, ids), self._runtime)
         return fresh
 
     def recommend(
@@ -276,12 +313,12 @@ class TwoTower:
             ``query`` (int64), ``item_id`` (string), ``score`` (float32, the cosine) and ``rank`` (int64, from 1), best
             first; of equal scores the first in the catalogue. ``user_id`` too, where the histories say whose they are.
         """
-        check_at_least(1, n=n)
+        _check_whole(1, n=n)
         check_catalogue(self.item_ids_, histories, name=self.name)
         users = self.user_vectors(histories, context=context)
         parts = [
-            _best(self._products(users[some]), has_direction(self._unit), histories, some, n, exclude_history)
-            for some in _blocks(len(histories))
+            best_items(self._products(users[some]), self._is_known, histories, some, int(n), exclude_history)
+            for some in blocks(len(histories), max(1, _BLOCK_CELLS // max(1, len(self._unit))))
         ]
         query, item, score, rank = (np.concatenate(each) for each in zip(*parts, strict=True))
         items = histories.item_ids.take(pa.array(item))
@@ -320,13 +357,7 @@ class TwoTower:
         towers = Towers.load(folder)
         sources = sources_of(vectors)
         check_same_sources(sources, towers.sources)
-        read = cls(
-            vectors,
-            dim=towers.dim,
-            max_events=towers.max_events,
-            user_embeddings=bool(len(towers.user_ids)),
-            threads=threads,
-        )
+        read = cls(vectors, **towers.parameters, threads=threads)
         read.towers_ = towers
         runtime = TowerRuntime(towers.item_graph, towers.user_graph, threads=threads)
         read._open(towers.item_ids, item_features(sources, towers.item_ids), runtime)
@@ -352,6 +383,7 @@ class TwoTower:
         self._opened = runtime
         self.item_vectors_ = self._table(item_ids, features, runtime)
         self._unit = unit_rows(self.item_vectors_.vectors)
+        self._is_known = has_direction(self._unit)
         self.item_ids_ = item_ids
 
     def _table(self, ids: pa.StringArray, features: Float32Array, runtime: TowerRuntime) -> VectorTable:
@@ -365,12 +397,13 @@ class TwoTower:
         """Return cosines, the same bits for a user alone and among others."""
         return products(np.rint(users.astype(np.float64) * _GRID) / _GRID, self._unit)
 
-    def _users_of(self, sequences: Sequences) -> tuple[Int64Array | None, pa.StringArray | None]:
-        """Return the row of each sequence's user, from 0, and the users; None where they have no embedding."""
-        if not self.user_embeddings:
-            return None, None
+    def _owners_of(self, sequences: Sequences) -> tuple[Int64Array, pa.StringArray | None]:
+        """Return whose each sequence is, from 0, and the users where they have an embedding."""
+        if sequences.users is None and not self.user_embeddings:
+            return np.arange(len(sequences)), None
         encoded = self._required_users(sequences).dictionary_encode()
-        return encoded.indices.cast(pa.int64()).to_numpy(), encoded.dictionary
+        owners = encoded.indices.cast(pa.int64()).to_numpy()
+        return owners, encoded.dictionary if self.user_embeddings else None
 
     def _rows_of_users(self, histories: Sequences) -> Int64Array:
         """Return the row in the graph of each query's user, 0 for one who was not fitted on."""
@@ -386,26 +419,58 @@ class TwoTower:
             )
         return sequences.users
 
+    def _plain_parameters(self) -> dict[str, Any]:
+        """Return the parameters that are a part of what is saved, as plain values."""
+        found = {each.name: getattr(self, each.name) for each in fields(self) if each.init}
+        return {
+            name: value.item() if isinstance(value, np.generic) else value
+            for name, value in found.items()
+            if name not in _NOT_SAVED
+        }
+
     def _check_parameters(self) -> None:
         sources_of(self.vectors)
         whole = ("dim", "max_events", "epochs", "patience", "batch_rows")
-        check_at_least(1, **{name: getattr(self, name) for name in whole})
-        check_at_least(0, hidden=self.hidden, n_sampled=self.n_sampled, weight_decay=self.weight_decay)
+        _check_whole(1, **{name: getattr(self, name) for name in whole})
+        _check_whole(0, hidden=self.hidden, n_sampled=self.n_sampled, random_state=self.random_state)
+        if self.threads is not None:
+            _check_whole(1, threads=self.threads)
+        check_at_least(0, weight_decay=self.weight_decay)
         check_at_least(_LEAST, learning_rate=self.learning_rate, temperature=self.temperature)
         for name in ("held_out", "dropout", "id_dropout", "history_dropout"):
-            if not 0 <= getattr(self, name) < 1:
-                raise InputError(f"{name}={getattr(self, name)!r}, but a share from 0 to under 1 was expected")
+            value = getattr(self, name)
+            if not (isinstance(value, int | float | np.number) and 0 <= value < 1):
+                raise InputError(f"{name}={value!r}, but a share from 0 to under 1 was expected")
+
+    def _check_sizes(self, item_ids: pa.StringArray, user_ids: pa.StringArray | None) -> None:
+        """Raise where the graphs would be too large, or an item has two rows, before an hour was spent on training."""
+        n_twice = len(item_ids) - len(pc.unique(item_ids))
+        if n_twice:
+            raise DuplicateIdError(f"{n_twice} of {len(item_ids)} items of the catalogue come more than once: keep one")
+        for what, ids in (("items", item_ids), ("users", user_ids)):
+            size_bytes = 0 if ids is None else 4 * self.dim * len(ids)
+            if size_bytes > _MOST_BYTES:
+                raise InputError(
+                    f"{len(item_ids if ids is None else ids)} {what} with {self.dim} dimensions are {size_bytes} bytes "
+                    f"of embeddings, but a graph holds {_MOST_BYTES}: lower dim, leave out {what} of few events, or "
+                    "take user_embeddings=False"
+                )
+
+
+def _check_whole(least: int, **values: Any) -> None:
+    for name, value in values.items():
+        if not (isinstance(value, int | np.integer) and not isinstance(value, bool) and value >= least):
+            raise InputError(f"{name}={value!r}, but a whole number of at least {least} was expected")
 
 
 def _about(trained: Trained, parity: Mapping[str, float]) -> dict[str, Any]:
     """Return what is to be known of a training, as plain values."""
-    versions = {name: importlib.metadata.version(name) for name in ("torch", "onnx", "onnxruntime", "numpy")}
+    epochs = [asdict(epoch) for epoch in trained.epochs]
     return {
         "parity": dict(parity),
-        "epochs": [asdict(epoch) for epoch in trained.epochs],
+        "epochs": [{name: value for name, value in epoch.items() if np.isfinite(value)} for epoch in epochs],
         "n_epochs": trained.n_epochs,
         "n_pairs": trained.n_pairs,
-        "versions": versions,
     }
 
 
@@ -415,54 +480,3 @@ def _means(features: Float32Array) -> Float32Array:
     totals = np.where(there, features, 0).sum(axis=0, dtype=np.float64)
     means: Float32Array = (totals / np.maximum(there.sum(axis=0), 1)).astype(np.float32)
     return means
-
-
-def _checked_context(context: Any, n_rows: int, *, n_columns: int | None = None) -> Float64Array | None:
-    """Return a context as numbers, a row each; None where there is none."""
-    if context is None:
-        if n_columns:
-            raise InputError(f"the towers learned from a context of {n_columns} columns, but none came: pass context=")
-        return None
-    try:
-        found = np.asarray(context, dtype=np.float64)
-    except (TypeError, ValueError) as error:
-        raise InputError("the context holds no numbers: cast or encode its columns") from error
-    if found.ndim != 2 or len(found) != n_rows or (n_columns is not None and found.shape[1] != n_columns):
-        wanted = "n_context" if n_columns is None else n_columns
-        raise InputError(f"the context has the shape {found.shape}, but ({n_rows}, {wanted}) was expected: a row each")
-    return found
-
-
-def _scale_of(context: Float64Array | None) -> tuple[tuple[float, float], ...]:
-    if context is None:
-        return ()
-    columns = [column[np.isfinite(column)] for column in context.T]
-    return tuple((float(each.mean()), float(each.std()) or 1.0) if len(each) else (0.0, 1.0) for each in columns)
-
-
-def _scaled(context: Float64Array | None, scale: tuple[tuple[float, float], ...]) -> Float32Array | None:
-    if context is None:
-        return None
-    means, spreads = np.array(scale, dtype=np.float64).reshape(-1, 2).T
-    scaled: Float32Array = np.nan_to_num((context - means) / spreads, nan=0.0).astype(np.float32)
-    return scaled
-
-
-def _blocks(n_rows: int) -> Iterator[slice]:
-    """Yield the rows in blocks; one without any where there are none."""
-    for first in range(0, max(n_rows, 1), _BLOCK_ROWS):
-        yield slice(first, min(first + _BLOCK_ROWS, n_rows))
-
-
-def _best(
-    scores: Float32Array, there: BoolArray, histories: Sequences, some: slice, n: int, exclude_history: bool
-) -> tuple[Int64Array, Int64Array, Float32Array, Int64Array]:
-    """Return query, item, score and rank of the best items of a block of queries."""
-    scores[:, ~there] = -np.inf
-    if exclude_history:
-        block = histories.take(some)
-        scores[block.row_of_event, block.item_codes] = -np.inf
-    best = np.argsort(-scores, axis=1, kind="stable")[:, :n]
-    found = np.take_along_axis(scores, best, axis=1)
-    query, place = np.nonzero(found > -np.inf)
-    return query + some.start, best[query, place], found[query, place], place + 1

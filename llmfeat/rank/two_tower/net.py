@@ -52,7 +52,9 @@ class Net:
         self.shape, self.parameters = shape, parameters
 
     @classmethod
-    def begin(cls, shape: NetShape, axes: Float32Array, mean: Float32Array, *, temperature: float) -> Self:
+    def begin(
+        cls, shape: NetShape, axes: Float32Array, mean: Float32Array, *, temperature: float, draw: torch.Generator
+    ) -> Self:
         """Return towers that know what texts say, and nothing of what happened."""
         torch = import_optional("torch", purpose="training two towers")
         dim = shape.dim
@@ -61,16 +63,18 @@ class Net:
         parameters = {
             "project": torch.from_numpy(weight.T.copy()),
             "shift": torch.from_numpy((-mean @ weight.T).astype(np.float32)),
-            "items": _SMALL * torch.randn(shape.n_items + 1, dim),
-            "users": _SMALL * torch.randn(shape.n_users + 1, dim),
+            "items": _SMALL * torch.randn(shape.n_items + 1, dim, generator=draw),
+            "users": _SMALL * torch.randn(shape.n_users + 1, dim, generator=draw),
             "places": _PRIOR_DECAY * torch.arange(shape.max_events, dtype=torch.float32),
             "turn": torch.eye(dim),
             "lean": torch.zeros(dim),
-            "start": torch.zeros(dim),
+            # Not zero: a vector of no length has no direction, and a gradient without bounds.
+            "start": _SMALL * torch.randn(dim, generator=draw),
             "scale": torch.tensor(math.log(1 / temperature)),
         }
         if shape.hidden:
-            parameters["widen"] = torch.randn(shape.n_features, shape.hidden) / math.sqrt(shape.n_features)
+            scale = 1 / math.sqrt(shape.n_features)
+            parameters["widen"] = scale * torch.randn(shape.n_features, shape.hidden, generator=draw)
             parameters["widen_shift"] = torch.zeros(shape.hidden)
             parameters["narrow"] = torch.zeros(shape.hidden, dim)
         if shape.n_context:
@@ -145,9 +149,10 @@ def principal_axes(features: Float32Array, dim: int) -> tuple[Float32Array, Floa
 
     Projected on them, items begin as near to each other as their texts are.
     """
-    some = features[:: max(1, len(features) // _MOST_SAMPLED)].astype(np.float64)
+    some = features[:: max(1, -(-len(features) // _MOST_SAMPLED))].astype(np.float64)
     mean = some.mean(axis=0)
-    _, axes = np.linalg.eigh((some - mean).T @ (some - mean))
+    some -= mean
+    _, axes = np.linalg.eigh(some.T @ some)
     chosen = axes[:, ::-1][:, :dim].T
     # An axis has no direction: its largest entry is positive, on every machine.
     signs = np.sign(chosen[np.arange(len(chosen)), np.abs(chosen).argmax(axis=1)])

@@ -50,6 +50,8 @@ class Towers:
         How many of its last events a history has.
     context : tuple of (float, float)
         Mean and standard deviation of each column of the context.
+    parameters : mapping
+        Those of the `TwoTower`.
     trained : mapping
         Parity with torch, epochs, versions: what is to be known of how they came about.
     """
@@ -63,6 +65,7 @@ class Towers:
     dim: int
     max_events: int
     context: tuple[tuple[float, float], ...] = ()
+    parameters: Mapping[str, Any] = field(default_factory=dict)
     trained: Mapping[str, Any] = field(default_factory=dict)
 
     @cached_property
@@ -86,7 +89,7 @@ class Towers:
         """The SHA-256 of everything that can change a vector, in hex."""
         digests = {name: sha256(getattr(self, name)).hexdigest() for name in _FILES}
         made_of = {"sources": list(self.sources.items()), "dims": list(self.dims.items()), "context": self.context}
-        return text_sha256(canonical_json({**digests, **made_of, "max_events": self.max_events}))
+        return text_sha256(canonical_json({**digests, **made_of, "max_events": self.max_events, "dim": self.dim}))
 
     def save(self, folder: str | Path) -> None:
         """Write the towers into a folder, in place of what is there."""
@@ -98,12 +101,14 @@ class Towers:
             "dim": self.dim,
             "max_events": self.max_events,
             "context": [list(pair) for pair in self.context],
+            "parameters": dict(self.parameters),
             "trained": dict(self.trained),
         }
         with atomic_folder(Path(folder)) as staging:
             for name, file in _FILES.items():
                 (staging / file).write_bytes(getattr(self, name))
-            (staging / TOWERS_FILE).write_text(json.dumps(about, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+            text = json.dumps(about, indent=2, ensure_ascii=False, allow_nan=False)
+            (staging / TOWERS_FILE).write_text(f"{text}\n", encoding="utf-8")
 
     @classmethod
     def load(cls, folder: str | Path) -> Self:
@@ -133,6 +138,7 @@ class Towers:
                 dim=about["dim"],
                 max_events=about["max_events"],
                 context=tuple((mean, spread) for mean, spread in about["context"]),
+                parameters=dict(about["parameters"]),
                 trained=about["trained"],
             )
             is_whole = read.fingerprint == about["fingerprint"]

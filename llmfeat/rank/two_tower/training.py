@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from scipy.special import gammaln
 
 from llmfeat._base.optional import import_optional
 from llmfeat._base.progress import Advance, bar
@@ -26,7 +27,6 @@ from llmfeat.types import Float32Array, Int64Array
 
 __all__ = ["Epoch", "Trained", "Training", "train_towers"]
 
-_MOST_GRADIENT = 1.0  # the length that gradients are clipped to
 _MOST_SCALE = math.log(100)  # as in CLIP: a temperature under 0.01 only overfits
 _WARM_UP = 0.1
 _N_HELD_OUT = 20_000  # pairs that are enough to tell epochs apart
@@ -100,6 +100,8 @@ def train_towers(data: TowerData, training: Training, *, seed: int, progress: bo
         When torch is not installed.
     NothingToLearnError
         When there are no two items to tell apart.
+    InputError
+        When the loss, or what was learned, is not finite.
     """
     torch = import_optional("torch", purpose="training two towers")
     events = np.arange(len(data.item_codes))
@@ -110,37 +112,47 @@ def train_towers(data: TowerData, training: Training, *, seed: int, progress: bo
         )
     held = _held_out_sequences(data, training.held_out, seed)[data.sequence_of_event]
     n_epochs, found = training.epochs, []
-    with torch.random.fork_rng(devices=[]):
-        parts = [events, events[~held]] if held.any() and not held.all() else [events]
-        n_steps = sum(-(-len(part) // training.batch_rows) for part in parts)
-        with bar(training.epochs * n_steps, what="training two towers", unit="steps", shown=progress) as advance:
-            if len(parts) > 1:
-                found = _Run(torch, data, training, seed).fit(events[~held], events[held], training.epochs, advance)
-                n_epochs = 1 + int(np.argmin([epoch.held_out_loss for epoch in found]))
-            run = _Run(torch, data, training, seed)
-            last = run.fit(events, events[:0], n_epochs, advance)
+    parts = [events, events[~held]] if held.any() and not held.all() else [events]
+    n_steps = training.epochs * sum(-(-len(part) // training.batch_rows) for part in parts)
+    with bar(n_steps, what="training two towers", unit="steps", shown=progress) as advance:
+        if len(parts) > 1:
+            found = _Run(torch, data, training, seed, events[~held]).fit(training.epochs, advance, events[held])
+            n_epochs = 1 + int(np.argmin([epoch.held_out_loss for epoch in found]))
+        run = _Run(torch, data, training, seed, events)
+        last = run.fit(n_epochs, advance)
+        advance((training.epochs - n_epochs) * -(-len(events) // training.batch_rows))
     state = run.net.state()
-    state["items"][1:][data.counts == 0] = 0  # nothing was learned about them alone
+    if not all(np.isfinite(each).all() for each in state.values()):
+        raise InputError(f"what was learned is not finite: lower learning_rate, {training.learning_rate} now")
+    # Nothing was learned about these alone.
+    state["items"][1:][~run.has_item_row] = 0
+    state["users"][1:][~run.has_user_row] = 0
     return Trained(run.net.shape, state, tuple(found or last), n_epochs, len(events))
 
 
 def _held_out_sequences(data: TowerData, share: float, seed: int) -> Any:
     """Return which sequences are held out, bool of shape ``(n_sequences,)``; all of a user's are, or none."""
-    n_sequences = len(data.offsets) - 1
-    owners = np.arange(n_sequences) if data.users is None else data.users
-    _, owners = np.unique(owners, return_inverse=True)
+    _, owners = np.unique(data.owners, return_inverse=True)
     n_owners = int(owners.max(initial=-1)) + 1
-    drawn = np.random.default_rng([seed, 1]).permutation(n_owners) < round(share * n_owners)
-    return drawn[owners]
+    n_held = min(max(1, round(share * n_owners)), n_owners - 1) if share else 0
+    return (np.random.default_rng([seed, 1]).permutation(n_owners) < n_held)[owners]
 
 
 class _Run:
-    """One training from the start."""
+    """One training from the start, on some events.
 
-    def __init__(self, torch: Any, data: TowerData, training: Training, seed: int) -> None:
-        torch.manual_seed(seed)
-        self._torch, self._data, self._how = torch, data, training
+    What does not come among them has no row of its own, then as later.
+    """
+
+    def __init__(self, torch: Any, data: TowerData, training: Training, seed: int, events: Int64Array) -> None:
+        self._torch, self._data, self._how, self._events = torch, data, training, events
         self._random = np.random.default_rng([seed, 2])
+        self._draw = torch.Generator().manual_seed(seed)
+        self._counts = data.counts_of(events)
+        self.has_item_row = self._counts > 0
+        self.has_user_row = np.zeros(data.n_users, dtype=bool)
+        if data.has_users:
+            self.has_user_row[data.owners[data.sequence_of_event[events]]] = True
         axes, mean = principal_axes(data.features, training.dim)
         shape = NetShape(
             dim=training.dim,
@@ -151,14 +163,12 @@ class _Run:
             max_events=training.max_events,
             hidden=training.hidden,
         )
-        self.net = Net.begin(shape, axes, mean, temperature=training.temperature)
+        self.net = Net.begin(shape, axes, mean, temperature=training.temperature, draw=self._draw)
         self._features = torch.from_numpy(data.features)
 
-    def fit(self, events: Int64Array, held_out: Int64Array, epochs: int, advance: Advance) -> list[Epoch]:
+    def fit(self, epochs: int, advance: Advance, held_out: Int64Array | None = None) -> list[Epoch]:
         """Train for so many epochs, fewer where the loss of the pairs held out rises; return what each gave."""
-        torch, how = self._torch, self._how
-        known = np.bincount(self._data.item_codes[events], minlength=self._data.n_items) > 0
-        self._has_row = known  # an item that does not come has no row of its own, then as later
+        torch, how, events = self._torch, self._how, self._events
         per_epoch = -(-len(events) // how.batch_rows)
         # The schedule is that of all epochs that were asked for, however many are run.
         n_steps = how.epochs * per_epoch
@@ -178,14 +188,13 @@ class _Run:
         best, since = math.inf, 0
         for _ in range(epochs):
             started, total = time.perf_counter(), 0.0
-            for rows in self._batches(events):
-                loss = self._loss(rows)
+            for rows in self._batches():
+                loss = self.loss(rows)
                 if not torch.isfinite(loss):
                     raise InputError(
                         f"the loss became {float(loss.detach())}: lower learning_rate, {how.learning_rate} now"
                     )
                 loss.backward()
-                torch.nn.utils.clip_grad_norm_(self.net.others, _MOST_GRADIENT)
                 for each in (*optimizers, *schedules):
                     each.step()
                 for each in optimizers:
@@ -194,34 +203,34 @@ class _Run:
                     self.net.parameters["scale"].clamp_(max=_MOST_SCALE)
                 total += float(loss.detach()) * len(rows)
                 advance(1, f"loss {total / len(events):.3f}" if found else "")
-            held = self._held_out_loss(held_out) if len(held_out) else math.nan
+            held = math.nan if held_out is None else self._held_out_loss(held_out)
             found.append(Epoch(total / len(events), held, time.perf_counter() - started))
             since = 0 if held < best else since + 1
             best = min(best, held)
-            if len(held_out) and since >= how.patience:
+            if held_out is not None and since >= how.patience:
                 advance((epochs - len(found)) * per_epoch)
                 break
         return found
 
-    def _batches(self, events: Int64Array) -> Iterator[Int64Array]:
-        order = self._random.permutation(events)
+    def _batches(self) -> Iterator[Int64Array]:
+        order = self._random.permutation(self._events)
         for first in range(0, len(order), self._how.batch_rows):
             yield order[first : first + self._how.batch_rows]
 
-    def _loss(self, rows: Int64Array) -> Any:
+    def loss(self, rows: Int64Array) -> Any:
+        """Return the mean loss of some pairs, the events that are aimed at."""
         torch, data, how = self._torch, self._data, self._how
         targets = data.item_codes[rows].astype(np.int64)
         history, there = data.histories(rows)
         keep = there & (self._random.random(there.shape) >= how.history_dropout)
         there = np.where(keep.any(axis=1, keepdims=True), keep, there)
-        choices, log_share = self._choices(targets)
+        choices, log_share = self.choices(targets)
         items, place = np.unique(np.concatenate([choices, history.ravel()]), return_inverse=True)
         kept = torch.from_numpy((self._random.random(len(items)) >= how.id_dropout).astype(np.float32))
         vectors = self._vectors(items, kept)
         of_choices = vectors[torch.from_numpy(place[: len(choices)])]
         of_history = vectors[torch.from_numpy(place[len(choices) :].reshape(history.shape))]
-        dropout = torch.nn.Dropout(how.dropout)
-        users = self._users(rows, of_history, there, dropout)
+        users = self._users(rows, of_history, there, self._dropped)
         logits = self.net.parameters["scale"].exp() * users @ of_choices.T
         aim = torch.from_numpy(np.searchsorted(choices, targets))
         # What is there by chance stands for what is not; what came is there in any case.
@@ -229,34 +238,45 @@ class _Run:
         corrected = corrected.scatter(1, aim[:, None], logits.gather(1, aim[:, None]))
         return torch.nn.functional.cross_entropy(corrected, aim)
 
-    def _choices(self, targets: Int64Array) -> tuple[Int64Array, Float32Array]:
-        """Return the items of a batch, ascending, and the logarithm of each one's probability of being among them."""
+    def _dropped(self, values: Any) -> Any:
+        kept = self._torch.rand(values.shape, generator=self._draw) >= self._how.dropout
+        return values * kept / (1 - self._how.dropout)
+
+    def choices(self, targets: Int64Array) -> tuple[Int64Array, Float32Array]:
+        """Return the items of a batch, ascending, and the logarithm of each one's probability of being among them.
+
+        That is the probability for a pair that aims at another: of coming among the other pairs of the batch, which are
+        drawn without replacement, or in the sample.
+        """
         n_items, n_sampled = self._data.n_items, self._how.n_sampled
         if n_sampled >= n_items:
             return np.arange(n_items), np.zeros(n_items, np.float32)
         drawn = self._random.choice(n_items, n_sampled, replace=False)
         choices = np.unique(np.concatenate([targets, drawn]))
-        share = self._data.counts[choices] / max(1, len(self._data.item_codes))
-        missed = np.power(1 - share, len(targets)) * (1 - n_sampled / n_items)
-        return choices, np.log1p(-missed).astype(np.float32)
+        n_others, n_drawn = len(self._events) - 1, len(targets) - 1
+        left = n_others - self._counts[choices]
+        missed = np.exp(_log_falling(left, n_drawn) - _log_falling(np.array(n_others), n_drawn))
+        share = 1 - missed * (1 - n_sampled / n_items)
+        return choices, np.log(share).astype(np.float32)
 
     def _vectors(self, items: Int64Array, kept: Any = None) -> Any:
         torch = self._torch
-        rows = torch.from_numpy(np.where(self._has_row[items], items + 1, 0))
+        rows = torch.from_numpy(np.where(self.has_item_row[items], items + 1, 0))
         return self.net.items(self._features[torch.from_numpy(items)], rows, kept=kept)
 
     def _users(self, events: Int64Array, of_history: Any, there: Any, dropped: Any = None) -> Any:
         torch, data = self._torch, self._data
-        rows = np.zeros(len(events), np.int64) if data.users is None else data.users[data.sequence_of_event[events]] + 1
+        owners = data.owners[data.sequence_of_event[events]]
+        rows = np.where(self.has_user_row[owners], owners + 1, 0) if data.has_users else np.zeros(len(events), np.int64)
         context = None if data.context is None else torch.from_numpy(data.context[events])
         return self.net.users(of_history, torch.from_numpy(there), torch.from_numpy(rows), context, dropped=dropped)
 
     def _held_out_loss(self, events: Int64Array) -> float:
         """Return the mean loss of pairs against the whole catalogue, or the same sample of it each time."""
         torch, data = self._torch, self._data
-        events = events[:: max(1, len(events) // _N_HELD_OUT)]
+        events = events[:: -(-len(events) // _N_HELD_OUT)]
         targets = data.item_codes[events].astype(np.int64)
-        others = np.arange(data.n_items)[:: max(1, data.n_items // _HELD_OUT_ITEMS)]
+        others = np.arange(data.n_items)[:: -(-data.n_items // _HELD_OUT_ITEMS)]
         choices = np.unique(np.concatenate([targets, others]))
         total = 0.0
         with torch.inference_mode():
@@ -270,3 +290,10 @@ class _Run:
                 aim = torch.from_numpy(np.searchsorted(choices, targets[first : first + _EVAL_ROWS]))
                 total += float(torch.nn.functional.cross_entropy(logits, aim, reduction="sum"))
         return total / len(events)
+
+
+def _log_falling(n: Any, k: int) -> Any:
+    """Return the logarithm of how many ways there are to draw `k` of `n` in order, ``-inf`` where there are none."""
+    possible = n >= k
+    enough = np.where(possible, n, k)
+    return np.where(possible, gammaln(enough + 1.0) - gammaln(enough - k + 1.0), -np.inf)
