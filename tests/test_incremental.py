@@ -20,6 +20,7 @@ from llmfeat.encode import changes, generations, incremental, plan_table, prune_
 from llmfeat.encode.generations import agreement
 from llmfeat.encode.index import TableIndex
 from llmfeat.encode.manifest import Manifest
+from llmfeat.encode.parts import read_part
 from llmfeat.errors import (
     DuplicateIdError,
     EmptyInputError,
@@ -124,6 +125,22 @@ class TestWhatChanged:
         assert len(list((tmp_path / "cut").rglob("*.parquet"))) > 500 / 33
         assert cut.ids.equals(whole.ids)
         assert cut.vectors.tobytes() == whole.vectors.tobytes()
+
+    def test_what_changes_or_comes_back_is_what_later_joins_find(self, items, encoder, tmp_path):
+        """Whatever time the catalogue gives: a join takes the row that is known last, of these the one written last."""
+        encode(items, encoder, tmp_path)
+        encode(items.slice(1), encoder, tmp_path)  # "a" is deleted
+        older = pa.array(np.zeros(4, dtype=np.int64), pa.timestamp("us", "UTC"))
+        changed = items.set_column(items.column_names.index("valid_from"), "valid_from", older)
+        changed = changed.set_column(1, "title", pa.array(["heat", "speed", "war", "war"]))
+        encode(changed, encoder, tmp_path)
+        generation = Manifest.read(tmp_path).generation(where=tmp_path)
+        rows = pa.concat_tables([read_part(tmp_path, part) for part in generation.parts]).to_pylist()
+        latest = {row["item_id"]: row["vector"] for row in sorted(rows, key=lambda row: row["valid_from"])}
+        table = VectorTable.open(tmp_path)
+        assert latest == {name: table.lookup([name])[0].tobytes() for name in ("a", "b", "c", "d")}
+        encode(changed, encoder, tmp_path)  # the times that were given are set right
+        assert counts(encode(changed, encoder, tmp_path)) == (0, 0, 4, 0, 0)
 
     def test_without_valid_from_the_epoch_is_said(self, items, encoder, tmp_path):
         with pytest.warns(LLMFeatWarning, match="4 new items come without valid_from: .* since 1970"):
