@@ -14,7 +14,7 @@ from llmfeat._base import wheels
 from llmfeat._base.files import atomic_write, file_sha256, source_sha256
 from llmfeat._base.frames import id_array, id_column, label_column, read_times, time_column, to_frame, to_us
 from llmfeat._base.ids import IdIndex
-from llmfeat._base.optional import import_optional
+from llmfeat._base.optional import import_optional, missing_dependency
 from llmfeat.errors import (
     DownloadError,
     InputError,
@@ -137,6 +137,8 @@ def test_missing_extra_names_its_install_line(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "lightgbm", None)
     with pytest.raises(MissingDependencyError, match=r"pip install 'llmfeat\[lightgbm\]'"):
         import_optional("lightgbm", purpose="the ranker")
+    said = str(missing_dependency("torch_rechub", purpose="RechubData"))
+    assert said == "RechubData needs 'torch_rechub', which is not installed: pip install torch-rechub"
 
 
 def test_atomic_write_keeps_the_old_file_when_writing_fails(tmp_path, monkeypatch):

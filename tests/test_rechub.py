@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 import torch
 from sklearn.base import clone
+from torch_rechub.models import ranking
 from torch_rechub.models.ranking import DCNv2, DeepFM
 from torch_rechub.trainers import CTRTrainer
 
@@ -102,6 +103,22 @@ def test_its_models_train_on_them(way):
             scores = np.concatenate([model(inputs).numpy() for inputs in data.loader(ROWS, batch_rows=77)])
         assert scores.shape == (200,)
     assert len(data.sparse_features_) == (2 if way == "frozen" else 3)
+
+
+@pytest.mark.parametrize("name", ["DCN", "EDCN", "WideDeep", "FiBiNet", "AutoInt"])
+def test_other_models_take_them(name):
+    data = made().fit(ROWS)
+    mlp = {"dims": [8], "dropout": 0.0, "activation": "relu"}
+    every, sparse = data.features_, data.sparse_features_
+    model = {
+        "DCN": lambda: ranking.DCN(every, n_cross_layers=1, mlp_params=mlp),
+        "EDCN": lambda: ranking.EDCN(every, n_cross_layers=1, mlp_params=mlp),
+        "WideDeep": lambda: ranking.WideDeep(every, every, mlp),
+        "FiBiNet": lambda: ranking.FiBiNet(sparse, reduction_ratio=2, mlp_params=mlp),
+        "AutoInt": lambda: ranking.AutoInt(sparse, [], mlp_params=mlp),
+    }[name]()
+    (inputs, _), *_ = data.loader(ROWS, ROWS.clicked, batch_rows=32)
+    assert model(inputs).shape == (32,)
 
 
 def test_vectors_stand_in_the_rows_of_their_ids():

@@ -529,12 +529,12 @@ def test_parameters_that_make_no_sense(table, past, options, match):
 
 
 def test_what_cannot_work_is_said_before_training(table, past, monkeypatch):
-    from llmfeat.rank.two_tower import estimator
+    from llmfeat.rank.two_tower import estimator, parameters
 
     twice = replace(past, item_ids=pa.array([*IDS[:-1], IDS[0]]))
     with pytest.raises(DuplicateIdError, match="1 of 48 items"):
         TwoTower(table, **FAST).fit(twice)
-    monkeypatch.setattr(estimator, "_MOST_BYTES", 1000)
+    monkeypatch.setattr(parameters, "_MOST_BYTES", 1000)
     with pytest.raises(InputError, match="lower dim"):
         TwoTower(table, **FAST).fit(past)
     monkeypatch.setitem(sys.modules, "onnx", None)

@@ -89,7 +89,7 @@ def encode_table(
 ) -> EncodeSummary:
     """Bring the vector table at `out` up to date with a catalogue, and say what changed.
 
-    The catalogue is read twice, and never held: beside its ids and some 70 bytes per item, memory is bounded. A process
+    The catalogue is read twice, and never held: beside its ids and some 80 bytes per item, memory is bounded. A process
     that is killed leaves a whole table, and loses the texts of the last seconds; the next run goes on from there.
 
     Parameters

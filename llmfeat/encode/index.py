@@ -22,7 +22,7 @@ _COLUMNS = ("item_id", "text_sha256", "deleted", "valid_from")
 
 @dataclass(frozen=True)
 class TableIndex:
-    """The latest row of each id of a generation, about 70 bytes each.
+    """The latest row of each id of a generation, about 80 bytes each.
 
     Attributes
     ----------

@@ -11,6 +11,7 @@ from sklearn.utils.validation import check_is_fitted
 from llmfeat._base.frames import id_column, require_rows, to_frame
 from llmfeat._base.optional import import_optional
 from llmfeat.errors import InputError, TableFingerprintError
+from llmfeat.rank.scorers.base import check_vectors
 from llmfeat.types import VectorSource
 
 __all__ = ["EmbeddingColumn"]
@@ -96,9 +97,6 @@ class EmbeddingColumn(TransformerMixin, BaseEstimator):
         return np.array([self.name], dtype=object)
 
     def _source(self) -> VectorSource:
-        if not isinstance(self.vectors, VectorSource):
-            raise InputError(
-                f"vectors is a {type(self.vectors).__name__}, but a vector source was expected: wrap arrays with "
-                "VectorTable.from_arrays(ids, vectors)"
-            )
+        check_vectors(self.vectors)
+        assert self.vectors is not None, "it was checked"
         return self.vectors

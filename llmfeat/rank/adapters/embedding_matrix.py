@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 
 from llmfeat._base.frames import id_array, is_null
 from llmfeat.errors import DuplicateIdError, InputError, LLMFeatWarning
+from llmfeat.rank.scorers.base import check_vectors
 from llmfeat.types import BoolArray, Float32Array, Int64Array, VectorSource
 
 __all__ = ["FILLS", "EmbeddingMatrix", "to_embedding_matrix"]
@@ -110,12 +111,7 @@ def to_embedding_matrix(
     """
     if fill not in FILLS:
         raise InputError(f"fill={fill!r}, but one of {FILLS} was expected")
-    given: object = vectors
-    if not isinstance(given, VectorSource):
-        raise InputError(
-            f"vectors is a {type(given).__name__}, but a vector source was expected: wrap arrays with "
-            "VectorTable.from_arrays(ids, vectors)"
-        )
+    check_vectors(vectors)
     rows_of, n_mapped = _by_row(ids) if isinstance(ids, Mapping) else _in_order(ids)
     n_total = n_mapped if n_rows is None else n_rows
     whole: object = n_total

@@ -23,6 +23,7 @@ from llmfeat._base.ids import IdIndex
 from llmfeat._base.optional import missing_dependency
 from llmfeat.errors import InputError
 from llmfeat.rank.adapters.embedding_matrix import to_embedding_matrix
+from llmfeat.rank.scorers.base import check_whole
 from llmfeat.types import Float32Array, Int64Array, VectorSource
 
 try:
@@ -240,10 +241,7 @@ class RechubData(BaseEstimator):
         taken = [name for name in named if "." in name or hasattr(torch.nn.ModuleDict(), name)]
         if taken:
             raise InputError(f"torch takes no layers called {taken}: rename those vectors, or the columns of the rows")
-        for name, least in (("embed_dim", 1), ("min_rows", 1)):
-            value = getattr(self, name)
-            if not (isinstance(value, int | np.integer) and value >= least):
-                raise InputError(f"{name}={value!r}, but a whole number from {least} on was expected")
+        check_whole(1, embed_dim=self.embed_dim, min_rows=self.min_rows)
         for name, each in self._named().items():
             if (
                 not isinstance(each, VectorColumn)

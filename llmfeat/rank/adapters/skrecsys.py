@@ -8,13 +8,12 @@ from __future__ import annotations
 from typing import Any, Self
 
 import numpy as np
-import pandas as pd
 import pyarrow as pa
 from sklearn.base import clone
 from sklearn.utils.validation import check_is_fitted
 
 from llmfeat._base.frames import id_array, read_times
-from llmfeat._base.optional import missing_dependency
+from llmfeat._base.optional import import_optional, missing_dependency
 from llmfeat.errors import InputError
 from llmfeat.features._rows import LogTransformer
 from llmfeat.types import Float32Array, Int64Array, VectorSource
@@ -123,13 +122,14 @@ def vector_features(vectors: VectorSource, ids: Any, *, name: str = "text") -> J
     InputError
         When no item has a vector.
     """
+    pandas = import_optional("pandas", purpose="vector_features")
     items = ids.to_pylist() if isinstance(ids, pa.Array | pa.ChunkedArray) else list(ids)
     found = vectors.lookup(items)
     if np.isnan(found).all():
         raise InputError(
             f"none of the {len(items)} items, such as {items[:3]}, has a vector: pass the table of these ids"
         )
-    frame = pd.DataFrame(found, columns=[f"{name}_{at}" for at in range(vectors.dim)])
+    frame = pandas.DataFrame(found, columns=[f"{name}_{at}" for at in range(vectors.dim)])
     frame.insert(0, "item_id", items)
     # As objects: beside float32, whole numbers would become floats, and large ids one another.
     return JoinStaticFeatures("item", frame.astype(object))

@@ -21,6 +21,7 @@ __all__ = [
     "check_counts",
     "check_share",
     "check_vectors",
+    "check_whole",
     "history_weights",
 ]
 
@@ -98,12 +99,18 @@ def check_counts(counts: Any, sequences: Sequences) -> None:
         )
 
 
-def check_vectors(vectors: VectorSource) -> None:
+def check_whole(least: int, **values: Any) -> None:
+    """Raise `InputError` for the first parameter that is no whole number of at least `least`."""
+    for name, value in values.items():
+        if not (isinstance(value, int | np.integer) and not isinstance(value, bool) and value >= least):
+            raise InputError(f"{name}={value!r}, but a whole number of at least {least} was expected")
+
+
+def check_vectors(vectors: Any, *, what: str = "vectors") -> None:
     """Raise `InputError` unless these are a source of vectors."""
-    given: object = vectors
-    if not isinstance(given, VectorSource):
+    if not isinstance(vectors, VectorSource):
         raise InputError(
-            f"vectors is a {type(given).__name__}, but a vector source was expected: "
+            f"{what} is a {type(vectors).__name__}, but a vector source was expected: "
             "wrap arrays with VectorTable.from_arrays(ids, vectors)"
         )
 

@@ -19,7 +19,7 @@ class TowerData:
     Attributes
     ----------
     features : ndarray of shape (n_items, n_features), float32
-        What texts say of each item; zeros where they say nothing.
+        What texts say of each item; the mean of the others where they say nothing.
     item_codes : ndarray of shape (n_events,), int32
         The items of the sequences, one sequence after the other, oldest first.
     offsets : ndarray of shape (n_sequences + 1,), int64

@@ -9,20 +9,20 @@ from typing import Any, Self
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from llmfeat._base.frames import id_array
 from llmfeat._base.ids import IdIndex
 from llmfeat._base.optional import import_optional
 from llmfeat.encode import VectorTable
-from llmfeat.errors import DuplicateIdError, InputError
+from llmfeat.errors import InputError
 from llmfeat.history.sequences import Sequences
-from llmfeat.rank.scorers.base import check_at_least, check_catalogue
+from llmfeat.rank.scorers.base import check_catalogue, check_whole
 from llmfeat.rank.scorers.cosine import has_direction, products, unit_rows
 from llmfeat.rank.two_tower.context import checked_context, scale_of, scaled_context
 from llmfeat.rank.two_tower.data import TowerData, history_block
 from llmfeat.rank.two_tower.graphs import item_graph, user_graph
 from llmfeat.rank.two_tower.inputs import check_same_sources, item_features, sources_of
+from llmfeat.rank.two_tower.parameters import check_parameters, check_sizes
 from llmfeat.rank.two_tower.parity import measure_parity
 from llmfeat.rank.two_tower.ranking import best_items, blocks
 from llmfeat.rank.two_tower.runtime import TowerRuntime
@@ -34,9 +34,7 @@ __all__ = ["TwoTower"]
 
 _GRID = 2.0**26  # components of user vectors, so that products with those of items are exact; see `products`
 _BLOCK_CELLS = 1 << 22  # of a query and an item, about 30 bytes each while a block is worked on
-_MOST_BYTES = 1 << 30  # of embeddings in a graph; a message of protobuf ends at 2 GiB
 _NOT_SAVED = ("vectors", "threads", "verbose")
-_LEAST = 1e-9
 
 
 @dataclass(eq=False)
@@ -179,11 +177,11 @@ class TwoTower:
         ParityError
             When the graphs give other vectors than torch.
         """
-        self._check_parameters()
+        check_parameters(self)
         modules = [import_optional(name, purpose="fitting two towers") for name in ("torch", "onnx", "onnxruntime")]
         sources = sources_of(self.vectors)
         owners, user_ids = self._owners_of(sequences)
-        self._check_sizes(sequences.item_ids, user_ids)
+        check_sizes(int(self.dim), sequences.item_ids, user_ids)
         features = item_features(sources, sequences.item_ids)
         fill = _means(features)
         moments = checked_context(context, len(sequences.item_codes))
@@ -313,7 +311,7 @@ class TwoTower:
             ``query`` (int64), ``item_id`` (string), ``score`` (float32, the cosine) and ``rank`` (int64, from 1), best
             first; of equal scores the first in the catalogue. ``user_id`` too, where the histories say whose they are.
         """
-        _check_whole(1, n=n)
+        check_whole(1, n=n)
         check_catalogue(self.item_ids_, histories, name=self.name)
         users = self.user_vectors(histories, context=context)
         parts = [
@@ -427,40 +425,6 @@ class TwoTower:
             for name, value in found.items()
             if name not in _NOT_SAVED
         }
-
-    def _check_parameters(self) -> None:
-        sources_of(self.vectors)
-        whole = ("dim", "max_events", "epochs", "patience", "batch_rows")
-        _check_whole(1, **{name: getattr(self, name) for name in whole})
-        _check_whole(0, hidden=self.hidden, n_sampled=self.n_sampled, random_state=self.random_state)
-        if self.threads is not None:
-            _check_whole(1, threads=self.threads)
-        check_at_least(0, weight_decay=self.weight_decay)
-        check_at_least(_LEAST, learning_rate=self.learning_rate, temperature=self.temperature)
-        for name in ("held_out", "dropout", "id_dropout", "history_dropout"):
-            value = getattr(self, name)
-            if not (isinstance(value, int | float | np.number) and 0 <= value < 1):
-                raise InputError(f"{name}={value!r}, but a share from 0 to under 1 was expected")
-
-    def _check_sizes(self, item_ids: pa.StringArray, user_ids: pa.StringArray | None) -> None:
-        """Raise where the graphs would be too large, or an item has two rows, before an hour was spent on training."""
-        n_twice = len(item_ids) - len(pc.unique(item_ids))
-        if n_twice:
-            raise DuplicateIdError(f"{n_twice} of {len(item_ids)} items of the catalogue come more than once: keep one")
-        for what, ids in (("items", item_ids), ("users", user_ids)):
-            size_bytes = 0 if ids is None else 4 * self.dim * len(ids)
-            if size_bytes > _MOST_BYTES:
-                raise InputError(
-                    f"{len(item_ids if ids is None else ids)} {what} with {self.dim} dimensions are {size_bytes} bytes "
-                    f"of embeddings, but a graph holds {_MOST_BYTES}: lower dim, leave out {what} of few events, or "
-                    "take user_embeddings=False"
-                )
-
-
-def _check_whole(least: int, **values: Any) -> None:
-    for name, value in values.items():
-        if not (isinstance(value, int | np.integer) and not isinstance(value, bool) and value >= least):
-            raise InputError(f"{name}={value!r}, but a whole number of at least {least} was expected")
 
 
 def _about(trained: Trained, parity: Mapping[str, float]) -> dict[str, Any]:

@@ -47,19 +47,13 @@ def user_graph(trained: Trained) -> bytes:
     graph = _Graph(trained.state)
     history = graph.input("history", "float", ["n", shape.max_events, shape.dim])
     there = graph.input("there", "float", ["n", shape.max_events])
-    absent = graph.add("Sub", graph.constant("one", np.float32(1)), there)
-    logits = graph.add(
-        "Add", graph.weight("places"), graph.add("Mul", absent, graph.constant("masked", np.float32(MASKED)))
-    )
+    one, axis = graph.constant("one", np.float32(1)), graph.constant("axis", np.array([1]))
+    masked = graph.add("Mul", graph.add("Sub", one, there), graph.constant("masked", np.float32(MASKED)))
+    logits = graph.add("Add", graph.weight("places"), masked)
     weights = graph.add("Mul", graph.add("Softmax", logits, axis=1), there)
-    lying = graph.add("Unsqueeze", weights, graph.constant("one_axis", np.array([1])))
-    pooled = graph.add("Squeeze", graph.add("MatMul", lying, history), graph.constant("one_axis", np.array([1])))
+    pooled = graph.add("Squeeze", graph.add("MatMul", graph.add("Unsqueeze", weights, axis), history), axis)
     made = graph.affine(pooled, "turn", "lean")
-    nothing = graph.add(
-        "Sub",
-        graph.constant("one", np.float32(1)),
-        graph.add("ReduceMax", there, graph.constant("one_axis", np.array([1]))),
-    )
+    nothing = graph.add("Sub", one, graph.add("ReduceMax", there, axis))
     made = graph.add("Add", made, graph.add("Mul", nothing, graph.weight("start")))
     if shape.n_users:
         made = graph.add("Add", made, graph.add("Gather", graph.weight("users"), graph.input("row", "int64", ["n"])))
@@ -105,7 +99,7 @@ class _Graph:
         return self.add("Mul", self.add("Mul", given, lifted), self.constant("half", np.float32(0.5)))
 
     def normalized(self, given: str) -> str:
-        length = self.add("ReduceL2", given, self.constant("one_axis", np.array([1])))
+        length = self.add("ReduceL2", given, self.constant("axis", np.array([1])))
         return self.add("Div", given, self.add("Max", length, self.constant("least", np.float32(LEAST_LENGTH))))
 
     def bytes_of(self, result: str, dim: int) -> bytes:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from llmfeat.errors import InputError, TableFingerprintError
+from llmfeat.rank.scorers.base import check_vectors
 from llmfeat.rank.scorers.cosine import unit_rows
 from llmfeat.types import Float32Array, VectorSource
 
@@ -26,11 +27,7 @@ def sources_of(vectors: Any) -> dict[str, VectorSource]:
     """
     sources = dict(vectors) if isinstance(vectors, Mapping) else {"text": vectors}
     for name, source in sources.items():
-        if not isinstance(source, VectorSource):
-            raise InputError(
-                f"vectors[{name!r}] is a {type(source).__name__}, but a vector source was expected: "
-                "wrap arrays with VectorTable.from_arrays(ids, vectors)"
-            )
+        check_vectors(source, what=f"vectors[{name!r}]")
     if not sources:
         raise InputError("vectors names no source: pass a VectorTable, or several by name")
     return sources
