@@ -16,6 +16,7 @@ from llmfeat._base.machine import processor_name
 ROOT = Path(__file__).resolve().parent.parent
 _PACKAGES = (
     "llmfeat",
+    "catboost",
     "cornac",
     "fastembed",
     "feast",
@@ -35,7 +36,9 @@ _PACKAGES = (
     "sentence-transformers",
     "tokenizers",
     "torch",
+    "torch-rechub",
     "transformers",
+    "xgboost-cpu",
 )
 
 

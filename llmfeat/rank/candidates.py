@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Self
 
 import numpy as np
@@ -84,6 +84,36 @@ class Candidates:
     def recall(self, targets: Int64Array) -> float:
         """Return the share of queries whose target is among the candidates; NaN without queries."""
         return float(self.found(targets).mean()) if self.n_queries else float("nan")
+
+    def best(self, scores: Any, n: int) -> Self:
+        """Return the best candidates of each query by some score, in the order that they have here.
+
+        Parameters
+        ----------
+        scores : ndarray of shape (n_rows,), float
+            Higher is better, NaN comes last; of equal ones the first in the catalogue.
+        n : int
+            How many of each query at most.
+        """
+        scores = np.asarray(scores, dtype=np.float64)
+        if scores.shape != (len(self),):
+            raise InputError(f"scores have the shape {scores.shape}, but one for each of {len(self)} rows was expected")
+        if not (isinstance(n, int | np.integer) and n >= 1):
+            raise InputError(f"n={n!r}, but an integer of at least 1 was expected")
+        order = np.lexsort((-scores, self.query))  # stable: NaN comes last
+        place = np.arange(len(self)) - np.searchsorted(self.query, self.query)
+        return self.take(np.sort(order[place < n]))
+
+    def take(self, rows: Int64Array) -> Self:
+        """Return some rows, ascending."""
+        return replace(
+            self,
+            query=self.query[rows],
+            item=self.item[rows],
+            scores=self.scores[rows],
+            ranks=self.ranks[rows],
+            proposed=None if self.proposed is None else self.proposed[rows],
+        )
 
     @classmethod
     def concatenate(cls, parts: Sequence[Candidates]) -> Self:

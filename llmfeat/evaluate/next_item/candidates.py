@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Self
@@ -26,10 +26,12 @@ from llmfeat.features import ActivityFeatures, HistoryFeatures, LearnedSimilarit
 from llmfeat.history import HISTORY_AS_OF_US, InteractionLog, Sequences
 from llmfeat.rank.candidates import Candidates, iter_candidates
 from llmfeat.rank.scorers import CollaborativeVectors, FittableScorer
+from llmfeat.rank.two_tower import TwoTower
 from llmfeat.types import BoolArray, Float32Array, Float64Array, Int64Array
 
 __all__ = [
     "K_PER_GENERATOR",
+    "TOWERS",
     "CandidateRows",
     "FittedStage",
     "ItemVectors",
@@ -40,6 +42,7 @@ __all__ = [
 
 K_PER_GENERATOR = 50
 MAX_EVENTS = 20
+TOWERS = "two_tower"
 _DIM = 128  # of whitened and of learned vectors
 # Where all events are positives, rates and mean labels are constant: these columns are not.
 _ACTIVITY = ("_n_events", "_n_1h", "_n_1d", "_n_7d", "_since_last_s", "_since_first_s", "session_n", "session_s")
@@ -148,6 +151,9 @@ class FittedStage:
         The user's own columns of a user, an item and a moment.
     k : int
         How many candidates each generator proposes.
+    towers : callable, optional
+        Returns two towers to fit on what was known: they propose too, and their scores and the kernel over their
+        vectors are columns of the family `two_tower`. None by default.
     doing : callable
         Takes what is being done.
     """
@@ -160,6 +166,7 @@ class FittedStage:
         log: InteractionLog | None = None,
         own: Any = None,
         k: int = K_PER_GENERATOR,
+        towers: Callable[[], TwoTower] | None = None,
         doing: Doing = quiet,
     ) -> None:
         self.stage, self._log, self._own, self._k = stage, log, own, k
@@ -174,6 +181,11 @@ class FittedStage:
         ]
         self._placebo = fit_text_generators(past, pairs, {"random": alike["random"]}, doing)
         self._tables = self._kernel_tables(pairs, vectors, doing)
+        if towers is not None:
+            doing("training two towers")
+            fitted = towers().fit(past)
+            self._generators.append((TOWERS, fitted))
+            self._tables.append((TOWERS, fitted.name, fitted.item_vectors_))
 
     @property
     def generators(self) -> list[tuple[str, FittableScorer]]:

@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 
 from llmfeat._base.progress import Doing, quiet
 from llmfeat.errors import InputError
-from llmfeat.evaluate.columns import LEFT_OUT, Columns, TaughtRows
+from llmfeat.evaluate.columns import Columns
 from llmfeat.evaluate.controls import random_vectors, tfidf_vectors
 from llmfeat.evaluate.fitting import RANKER
 from llmfeat.evaluate.metrics import Estimate, Resamples, interval
@@ -27,6 +27,7 @@ from llmfeat.evaluate.next_item.candidates import (
 )
 from llmfeat.evaluate.next_item.metrics import NEXT_ITEM_METRICS, TargetRanks, measure_next_item
 from llmfeat.evaluate.next_item.queries import Queries, Stage, stages_of_histories, stages_of_log
+from llmfeat.evaluate.next_item.taught import taught_rows, together
 from llmfeat.evaluate.numbers import number
 from llmfeat.evaluate.split import rolling_splits, split_by_column
 from llmfeat.evaluate.task import (
@@ -41,7 +42,6 @@ from llmfeat.evaluate.task import (
     slices_of,
 )
 from llmfeat.history import InteractionLog
-from llmfeat.rank.scorers.crossfit import user_folds
 from llmfeat.types import BoolArray, Float64Array, Int64Array
 
 __all__ = ["NextItemTask"]
@@ -55,9 +55,6 @@ _LEAST_QUERIES = 1_000
 _N_REQUESTS = 50
 _TOP = 10
 _LEAST_EARLIER = 0.5
-# Contexts that a ranker learns from at most, and those of them that trials are made with, in folds of users.
-_MOST_TAUGHT, _MOST_TRIED = 3_000, 1_200
-_VALID_FOLDS = 3
 
 
 class NextItemTask(LiftTask):
@@ -188,7 +185,7 @@ class NextItemTask(LiftTask):
         says = [_numbered(doing, at, len(train) + len(test)) for at in range(1, len(train) + len(test) + 1)]
         # One stage is held at a time: on large logs its statistics take most of the memory.
         taught = [
-            _taught(self._fitted(stage, say).rows(stage.queries, say), len(train), seed=self._config.seed)
+            taught_rows(self._fitted(stage, say).rows(stage.queries, say), len(train), seed=self._config.seed)
             for stage, say in zip(train, says, strict=False)
         ]
         parts = [
@@ -197,7 +194,7 @@ class NextItemTask(LiftTask):
         ]
         parts.append(self._last_fitted(origin, says[-1]).rows(test[-1].queries, says[-1]))
         tested = CandidateRows.concatenate(parts)
-        return Material(_together(taught), tested.columns, tested)
+        return Material(together(taught), tested.columns, tested)
 
     def predictions(self, material: Material, scores: Float64Array) -> Predictions:
         """See `LiftTask`: where the target of each query stands."""
@@ -384,42 +381,3 @@ def _sampled_contexts(stages: list[Stage], n_contexts: int, *, seed: int) -> lis
         Stage(stage.past, stage.queries.sample_contexts(size, seed=seed))
         for stage, size in zip(stages, sizes, strict=True)
     ]
-
-
-def _taught(rows: CandidateRows, n_stages: int, *, seed: int) -> TaughtRows:
-    """Return the rows of the contexts that teach something, those of one of so many stages, drawn at random.
-
-    A context none of whose targets is a candidate teaches a ranker nothing.
-    """
-    able = np.unique(rows.candidates.query[rows.is_target])
-    draw = np.random.default_rng(seed)
-    drawn = draw.permutation(able)[: _MOST_TAUGHT // n_stages]
-    every = np.arange(rows.candidates.n_queries)
-    is_drawn, is_tried = np.isin(every, drawn), np.isin(every, drawn[: _MOST_TRIED // n_stages])
-    kept = np.flatnonzero(is_drawn[rows.candidates.query])
-    fold = np.where(is_tried, user_folds(rows.queries.users, n_folds=_VALID_FOLDS), LEFT_OUT)
-    return TaughtRows(
-        rows.columns.take(kept),
-        rows.is_target[kept].astype(np.int64),
-        fold[rows.candidates.query[kept]],
-        rows.candidates.counts[is_drawn],
-    )
-
-
-def _together(parts: list[TaughtRows]) -> TaughtRows:
-    """Return the rows of several stages as one."""
-    fold = np.concatenate([part.fold for part in parts])
-    sizes = np.concatenate([part.sizes for part in parts if part.sizes is not None])
-    if len(sizes) < 2:
-        raise InputError(
-            f"{len(sizes)} moments of users have a liked item among their candidates, but two to learn from were "
-            "expected: a longer log, or a smaller test, is needed"
-        )
-    if len(np.unique(fold[fold != LEFT_OUT])) < 2:  # of users too few to part
-        fold = np.repeat(np.arange(len(sizes)) % _VALID_FOLDS, sizes)
-    return TaughtRows(
-        Columns.concatenate([part.columns for part in parts]),
-        np.concatenate([part.labels for part in parts]),
-        fold,
-        sizes,
-    )
