@@ -45,7 +45,7 @@ docs: $(VENV)/.dev  ## the documentation as a site, into site/
 
 # encode_gpu.py needs a machine with a GPU, and says how it is run there.
 bench: $(VENV)/.bench  ## every benchmark in full, into benchmarks/results
-	for name in artifacts encode features lift movielens online scale scorer verdict; do \
+	for name in artifacts encode features lift models movielens online scale scorer verdict; do \
 	  out=benchmarks/results/$${name/#encode/encode-cpu}.json; \
 	  $(BIN)/python benchmarks/$$name.py --full --json $$out || exit 1; \
 	done

@@ -57,12 +57,6 @@ class Rows:
         names = [f"column_{at}" for at in range(matrix.shape[1])]
         return pd.concat([self.ids, pd.DataFrame(matrix, columns=names)], axis=1), names
 
-    def take(self, rows: Any) -> Rows:
-        """Return some rows, without their groups."""
-        taught = self.taught
-        some = TaughtRows(taught.columns.take(rows), taught.labels[rows], taught.fold[rows])
-        return Rows(self.ids.iloc[rows].reset_index(drop=True), some)
-
 
 class Data(ABC):
     """One data set: rows to learn from, rows to be measured on, sequences, and what text says of the items."""
@@ -238,9 +232,10 @@ def mean_metrics(ranks: TargetRanks, names: Sequence[str]) -> dict[str, float]:
     return {name: float(found[name].mean()) for name in names}
 
 
-def tower_of(data: Data, seed: int, vectors: Mapping[str, VectorTable] | None = None) -> Any:
+def tower_of(data: Data, seed: int, vectors: Mapping[str, VectorTable] | None = None, **more: Any) -> Any:
     """Return what makes the two towers that are measured: as they come, over all sources side by side by default."""
-    more = {"epochs": 1, "held_out": 0} if data.quick else {}
+    if data.quick:
+        more |= {"epochs": 1, "held_out": 0}
     return functools.partial(TwoTower, dict(vectors or data.vectors), random_state=seed, **more)
 
 

@@ -13,8 +13,10 @@ from _office import Queries
 from _office_peers import SASRecScorer
 
 from llmfeat import VectorTable
+from llmfeat.history import Sequences
 from llmfeat.rank.adapters import to_embedding_matrix
 from llmfeat.rank.scorers import FittableScorer
+from llmfeat.rank.scorers.cosine import has_direction
 
 # As the peers' grid chose for Office Products.
 _SASREC = {
@@ -30,9 +32,14 @@ _MOST_WATCHED = 2000
 
 
 def two_tower(data: Data, arm: str, seed: int) -> FittableScorer:
-    """Return two towers to fit: from ids alone, which know no item that nobody met, and with vectors of its text."""
+    """Return two towers to fit: from ids alone, which know no item that nobody met, and with vectors of its text.
+
+    Ids are dropped for the sake of texts; where there are none, none is dropped.
+    """
+    if arm == "with":
+        return tower_of(data, seed)()
     nothing = VectorTable.from_arrays(data.item_ids, np.full((len(data.item_ids), 1), np.nan))
-    return tower_of(data, seed, None if arm == "with" else {"nothing": nothing})()
+    return tower_of(data, seed, {"nothing": nothing}, id_dropout=0.0)()
 
 
 class TextSASRec(SASRecScorer):
@@ -54,8 +61,10 @@ class TextSASRec(SASRecScorer):
 
         with mock.patch.object(sasrec.SASRecModel, "__init__", with_text):
             super()._fit(sequences, **more)
-        self.known_ = self.known_ | matrix[:-1].any(axis=1)
         return self
+
+    def _known(self, sequences: Sequences) -> Any:
+        return super()._known(sequences) | has_direction(self._table.lookup(sequences.item_ids))
 
 
 def _text_embedding(own: Any, matrix: Any) -> Any:

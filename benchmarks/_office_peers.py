@@ -119,10 +119,14 @@ class SASRecScorer:
         # Session, item, time: one session a user, with the place in the log for time.
         events = [(row, code, at) for at, (row, code) in enumerate(rows)]
         data = SequentialDataset.build(events, fmt="SIT", global_iid_map=codes)
-        self.known_ = np.bincount(sequences.item_codes, minlength=sequences.n_items) > 0
+        self.known_ = self._known(sequences)
         self.model_ = SASRec(**{**self.settings, **more}, seed=self.seed)
         self.model_.fit(data, data)
         return self
+
+    def _known(self, sequences: Sequences) -> Any:
+        """Return which items the model has learned anything of, bool of shape ``(n_items,)``."""
+        return np.bincount(sequences.item_codes, minlength=sequences.n_items) > 0
 
     def scores(self, histories: Sequences) -> Any:
         """Return Cornac's scores, float32 of shape ``(n_queries, n_items)``; NaN for items it never saw.

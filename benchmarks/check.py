@@ -67,6 +67,9 @@ TABLES = (
     Table("scale", "docs/your-data.md", "scale", "scale"),
     Table("online", "docs/serving.md", "online", "online"),
     Table("ablation", "docs/features.md", "features-validation", "features", "ablation_table"),
+    Table("models", "docs/models.md", "models", "models"),
+    Table("retrieval", "docs/models.md", "models", "models", "retrieval_table"),
+    Table("towers_ranker", "docs/models.md", "models", "models", "ranker_table"),
     Table("scorer", "docs/scoring.md", "scorer", "scorer"),
     Table("scorer_speed", "docs/scoring.md", "scorer", "scorer", "speed_table"),
 )

@@ -150,6 +150,46 @@ def test_a_quick_run_of_the_scorer(tmp_path, llm_artifact, monkeypatch):
 
 
 @pytest.mark.slow
+def test_a_quick_run_of_the_models(tmp_path, artifact):
+    pytest.importorskip("cornac", reason="SASRec is Cornac's, of the extra bench")
+    write_data(tmp_path)
+    out, where = tmp_path / "out.json", ("--data", tmp_path, "--artifact", artifact.path)
+    figures, rows = run("models", out, *where)
+    check_models(figures, rows, {"lightgbm", "xgboost", "catboost", "dcn_v2", "deepfm", "two_tower", "sasrec"})
+
+
+@pytest.mark.slow
+def test_a_quick_run_of_the_models_that_are_always_here(tmp_path, artifact):
+    write_data(tmp_path)
+    out, where = tmp_path / "out.json", ("--data", tmp_path, "--artifact", artifact.path)
+    models = ("lightgbm", "xgboost", "catboost", "dcn_v2", "deepfm", "two_tower")
+    figures, rows = run("models", out, *where, "--models", *models)
+    check_models(figures, rows, set(models))
+    # A part that is run again leaves the others as they are.
+    again, more = run("models", out, *where, "--parts", "ml100k", "--models", "two_tower")
+    assert [row for row in more if row.get("model") != "two_tower"] == [
+        r for r in rows if r.get("model") != "two_tower"
+    ]
+    assert set(again) == set(figures)
+
+
+def check_models(figures, rows, models):
+    assert {"two_tower_recall200", "union_recall300", "office_hr10_two_tower", "onnx_parity"} <= set(figures)
+    assert {f"{part}_{model}_gain" for part in ("office", "ml100k") for model in models} <= set(figures)
+    assert figures["two_tower_recall200"] == figures["union_recall300"] == 1  # of 40 items
+    assert figures["onnx_parity"] < 1e-6
+    by_part = {part: [row for row in rows if row["part"] == part] for part in ("office", "ml100k")}
+    for part, metric in (("office", "hr@10"), ("ml100k", "auc")):
+        assert {(row["model"], row["arm"]) for row in by_part[part]} == {
+            (model, arm) for model in models for arm in ("without", "with")
+        }
+        assert all(0 <= row[metric] <= 1 and row["seconds"] > 0 for row in by_part[part])
+    # Histories and ratings are drawn: nothing tells what comes next, or who likes what.
+    assert all(abs(row["hr@10"] - 10 / 40) < 0.2 for row in by_part["office"])
+    assert all(0.3 < row["auc"] < 0.7 for row in by_part["ml100k"])
+
+
+@pytest.mark.slow
 def test_a_quick_run_of_the_verdicts(tmp_path):
     figures, rows = run("verdict", tmp_path / "out.json")
     assert [(row["task"], row["level"]) for row in rows] == [("click", "large"), ("next-item", "large")]

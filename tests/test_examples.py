@@ -28,7 +28,11 @@ def test_history_adds_to_the_ranker(path, capsys, monkeypatch):
 
 def test_there_is_an_example_for_each_library():
     assert {path.stem for path in EXAMPLES} >= {"catboost_ranker", "lightgbm_ranker", "xgboost_ranker"}
-    assert {path.stem for path in FOLDER.glob("[!_]*.py")} == {path.stem for path in EXAMPLES} | {*SHOWN, "two_tower"}
+    assert {path.stem for path in FOLDER.glob("[!_]*.py")} == {path.stem for path in EXAMPLES} | {
+        *SHOWN,
+        "two_tower",
+        "embedding_matrix",
+    }
 
 
 @pytest.mark.parametrize("name", SHOWN)
@@ -44,6 +48,14 @@ def test_two_towers_find_what_comes_next(capsys, monkeypatch):
     assert recall > 2 * chance
     assert float(re.findall(r"(0\.\d+) are of the topic", said)[0]) > 0.6  # by chance 0.2
     assert float(re.findall(r"torch: (\S+)", said)[0]) < 1e-6
+
+
+def test_vectors_tell_of_items_that_a_model_never_saw(capsys, monkeypatch):
+    said = shown("embedding_matrix", capsys, monkeypatch)
+    without, with_vectors = (float(score) for score in re.findall(r"vectors: AUC (0\.\d+)", said))
+    assert abs(without - 0.5) < 0.15
+    assert with_vectors > without + 0.1
+    assert "60 of 61 rows have a vector, 0 the mean" in said
 
 
 def shown(name, capsys, monkeypatch):

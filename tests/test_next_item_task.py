@@ -13,12 +13,13 @@ from llmfeat import InteractionLog, VectorTable
 from llmfeat.errors import InputError
 from llmfeat.evaluate.lift import measure_lift
 from llmfeat.evaluate.next_item import generators
-from llmfeat.evaluate.next_item.candidates import CandidateRows, FittedStage
+from llmfeat.evaluate.next_item.candidates import TOWERS, CandidateRows, FittedStage
 from llmfeat.evaluate.next_item.queries import Queries, Stage, stages_of_histories, stages_of_log
 from llmfeat.evaluate.next_item.task import NextItemTask
 from llmfeat.evaluate.task import LiftConfig, LiftData
 from llmfeat.history import Sequences
 from llmfeat.rank.scorers import CollaborativeVectors, Cooccurrence
+from llmfeat.rank.two_tower import TwoTower
 
 US = 10**6
 ITEMS = pa.array(["a", "b", "c", "d", "e"])
@@ -411,3 +412,34 @@ def test_a_stage_without_pairs_still_ranks():
     rows = fitted.rows(stage.queries)
     assert isinstance(rows.queries, Queries)
     assert len(rows.candidates) > 0
+
+
+def test_two_towers_propose_beside_the_others_and_are_columns():
+    draw = np.random.default_rng(0)
+    paths = [
+        (f"u{user}", ITEMS[(user + step) % 5], 10 * step + user % 7 + 1) for user in range(60) for step in range(4)
+    ]
+    log = log_of(paths)
+    (stage,) = stages_of_log(log, ITEMS, np.array([30, 50]) * US)
+    tables = {name: {"all": VectorTable.from_arrays(ITEMS, draw.standard_normal((5, 4)))} for name in ("random", "llm")}
+    plain = FittedStage(stage, tables, log=log, k=1)
+    rows = FittedStage(
+        stage, tables, log=log, k=1, towers=lambda: TwoTower(tables["llm"]["all"], dim=4, epochs=1, held_out=0)
+    )
+    family, scorer = rows.generators[-1]
+    assert family == TOWERS
+    assert isinstance(scorer, TwoTower)
+    assert [name for _, each in plain.generators if (name := each.name)] == [
+        each.name for _, each in rows.generators[:-1]
+    ]
+    found = rows.rows(stage.queries)
+    names = found.columns.names[TOWERS]
+    assert names[:2] == ("two_tower_score", "two_tower_rank")
+    assert {name for name in names[2:] if not name.startswith("two_tower_")} == set()
+    assert len(names) > 4  # the kernel over their vectors
+    assert TOWERS not in plain.rows(stage.queries).columns.names
+    place = found.candidates.names.index("two_tower")
+    np.testing.assert_array_equal(found.columns.families[TOWERS][:, 0], found.candidates.scores[:, place])
+    # They were fitted on what was known, and on nothing later.
+    again = TwoTower(tables["llm"]["all"], dim=4, epochs=1, held_out=0).fit(stage.past)
+    np.testing.assert_array_equal(again.item_vectors_.vectors, scorer.item_vectors_.vectors)

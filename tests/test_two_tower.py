@@ -7,11 +7,12 @@ import sys
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pytest
 import torch
 
-from llmfeat import VectorTable
+from llmfeat import InteractionLog, PastFittedFeatures, VectorTable
 from llmfeat.errors import (
     ArtifactCorruptError,
     ArtifactNotFoundError,
@@ -26,11 +27,12 @@ from llmfeat.errors import (
 from llmfeat.history import Sequences
 from llmfeat.rank import generate_candidates
 from llmfeat.rank.scorers import CrossFitted, FittableScorer, Popularity
+from llmfeat.rank.scorers.cosine import products, unit_rows
 from llmfeat.rank.two_tower import TwoTower
 from llmfeat.rank.two_tower.data import TowerData, history_block
 from llmfeat.rank.two_tower.graphs import item_graph, user_graph
 from llmfeat.rank.two_tower.parity import measure_parity
-from llmfeat.rank.two_tower.ranking import best_items
+from llmfeat.rank.two_tower.ranking import ItemIndex, best_items, on_grid
 from llmfeat.rank.two_tower.runtime import TowerRuntime
 from llmfeat.rank.two_tower.training import Training, _held_out_sequences, _Run, train_towers
 
@@ -325,6 +327,90 @@ def test_blocks_of_any_size_recommend_the_same(towers, past, monkeypatch):
     scores[some.row_of_event, some.item_codes] = -np.inf
     wanted = np.argsort(-scores, axis=1, kind="stable")[:, :7]
     assert whole.column("item_id").to_pylist() == [IDS[item] for item in wanted.ravel()]
+
+
+def test_a_searched_catalogue_recommends_what_all_products_do(towers, past):
+    """So small a graph is searched whole."""
+    searched = towers.over(IDS)
+    searched.exact_limit = 3
+    some = past.take(np.arange(40))
+    for options in ({}, {"exclude_history": False}, {"n": len(IDS)}, {"n": 1}):
+        assert searched.recommend(some, **options).equals(towers.recommend(some, **options))
+    assert len(searched.recommend(past_of_nobody(), 5)) == 0
+    assert pickle.loads(pickle.dumps(searched))._index is None
+
+
+def test_a_search_finds_nearly_all_of_the_nearest():
+    draw = np.random.default_rng(0)
+    unit = unit_rows(draw.standard_normal((20_000, 32)))
+    users = on_grid(unit_rows(draw.standard_normal((50, 32))))
+    there = np.arange(len(unit)) % 100 > 0
+    nobody = Sequences(np.zeros(0, np.int32), np.zeros(51, np.int64), pa.array(map(str, range(len(unit)))))
+    exact = best_items(products(users, unit), there, nobody, slice(0, 50), 20, True)
+    index = ItemIndex(unit, there)
+    found = index.best_items(users, nobody, slice(0, 50), 20, True)
+    assert np.bincount(found[0]).tolist() == [20] * 50
+    wanted, got = (set(zip(each[0].tolist(), each[1].tolist(), strict=True)) for each in (exact, found))
+    assert len(wanted & got) > 0.95 * len(wanted)
+    scores = dict(zip(zip(exact[0].tolist(), exact[1].tolist(), strict=True), exact[2].tolist(), strict=True))
+    same = [
+        scores[query, item] == score
+        for query, item, score in zip(*(each.tolist() for each in found[:3]), strict=True)
+        if (query, item) in scores
+    ]
+    assert all(same)
+    one = index.best_items(users[7:8], nobody, slice(7, 8), 20, True)
+    assert one[1].tolist() == found[1][found[0] == 7].tolist()
+
+
+def test_towers_learn_item_vectors_from_the_likes_of_a_log(table, past):
+    users = [f"u{row}" for row in past.row_of_event]
+    moments = np.arange(len(users)) * 1_000_000
+    labels = np.ones(len(users), np.float32)
+    items = past.item_ids.take(pa.array(past.item_codes))
+    log = InteractionLog.from_arrays(pa.array(users), items, moments, labels)
+    plain = TwoTower(table, **FAST, held_out=0)
+    learned = plain.learn(log)
+    assert plain.item_ids_ is None  # these towers stay as they are
+    assert set(learned.ids.to_pylist()) == set(IDS)  # those that nobody met have a vector by their text
+    vectors = learned.lookup(IDS)
+    assert np.isfinite(vectors).all()
+    # Disliked items teach nothing.
+    both = InteractionLog.from_arrays(
+        pa.concat_arrays([pa.array(users), pa.array(["zz", "zz"])]),
+        pa.concat_arrays([items, pa.array(["g0i0", "g3i0"])]),
+        np.concatenate([moments, [1, 2]]),
+        np.concatenate([labels, [0.0, 0.0]]).astype(np.float32),
+    )
+    np.testing.assert_allclose(plain.learn(both).lookup(IDS), vectors, atol=1e-5)
+    nothing = plain.learn(
+        InteractionLog.from_arrays(pa.array(["u"]), pa.array(["g0i0"]), np.array([0]), np.ones(1, np.float32))
+    )
+    assert np.isnan(nothing.lookup(IDS)).all()
+
+
+def test_a_row_is_compared_by_towers_of_its_past_alone(table, past):
+    """`PastFittedFeatures` over towers: what happens later changes no feature of a row."""
+    rows = past.row_of_event
+    frame = pd.DataFrame(
+        {
+            "user_id": [f"u{row}" for row in rows],
+            "item_id": past.item_ids.take(pa.array(past.item_codes)).to_pylist(),
+            "timestamp": 1_700_000_000 + 60 * np.arange(len(rows)),
+            "label": 1.0,
+        }
+    )
+    towers = TwoTower(table, **{**FAST, "epochs": 2}, held_out=0)
+
+    def features(events):
+        log = InteractionLog.from_frame(events, label="label")
+        made = PastFittedFeatures(log, {"towers": towers}, n_blocks=2, min_events=50)
+        return made.fit(frame).transform(frame[:900])
+
+    changed = frame.copy()
+    changed.loc[900:, "item_id"] = changed.loc[900:, "item_id"].to_numpy()[::-1]
+    np.testing.assert_array_equal(features(frame), features(changed))
+    assert np.isfinite(features(frame)).any()
 
 
 def test_of_equal_scores_the_first_in_the_catalogue_comes_first():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -14,25 +14,25 @@ from llmfeat._base.frames import id_array
 from llmfeat._base.ids import IdIndex
 from llmfeat._base.optional import import_optional
 from llmfeat.encode import VectorTable
-from llmfeat.errors import InputError
+from llmfeat.errors import InputError, NothingToLearnError
+from llmfeat.history import InteractionLog
 from llmfeat.history.sequences import Sequences
 from llmfeat.rank.scorers.base import check_catalogue, check_whole
 from llmfeat.rank.scorers.cosine import has_direction, products, unit_rows
 from llmfeat.rank.two_tower.context import checked_context, scale_of, scaled_context
 from llmfeat.rank.two_tower.data import TowerData, history_block
 from llmfeat.rank.two_tower.graphs import item_graph, user_graph
-from llmfeat.rank.two_tower.inputs import check_same_sources, item_features, sources_of
+from llmfeat.rank.two_tower.inputs import check_same_sources, item_features, likes_of, means_of, sources_of
 from llmfeat.rank.two_tower.parameters import check_parameters, check_sizes
 from llmfeat.rank.two_tower.parity import measure_parity
-from llmfeat.rank.two_tower.ranking import best_items, blocks
+from llmfeat.rank.two_tower.ranking import ItemIndex, best_items, blocks, on_grid
 from llmfeat.rank.two_tower.runtime import TowerRuntime
 from llmfeat.rank.two_tower.towers import Towers
-from llmfeat.rank.two_tower.training import Trained, Training, train_towers
+from llmfeat.rank.two_tower.training import Training, train_towers
 from llmfeat.types import BoolArray, Float32Array, Int64Array, VectorSource
 
 __all__ = ["TwoTower"]
 
-_GRID = 2.0**26  # components of user vectors, so that products with those of items are exact; see `products`
 _BLOCK_CELLS = 1 << 22  # of a query and an item, about 30 bytes each while a block is worked on
 _NOT_SAVED = ("vectors", "threads", "verbose")
 
@@ -88,6 +88,8 @@ class TwoTower:
         Of the pooled history, of an item's own embedding, and of events.
     random_state : int, default=0
         Of the training. The same towers come of it on machines of one kind, with as many threads of torch.
+    exact_limit : int, default=200000
+        Up to this many items `recommend` computes all products; above it, ``usearch`` searches a graph of them.
     threads : int, optional
         Of ONNX Runtime; its own choice by default.
     verbose : bool, default=False
@@ -142,6 +144,7 @@ class TwoTower:
     id_dropout: float = 0.3
     history_dropout: float = 0.1
     random_state: int = 0
+    exact_limit: int = 200_000
     threads: int | None = None
     verbose: bool = False
     name: str = "two_tower"
@@ -151,6 +154,7 @@ class TwoTower:
     _unit: Float32Array = field(init=False, repr=False)
     _is_known: BoolArray = field(init=False, repr=False)
     _opened: TowerRuntime | None = field(default=None, init=False, repr=False)
+    _index: ItemIndex | None = field(default=None, init=False, repr=False)
 
     def fit(self, sequences: Sequences, *, context: Any = None) -> Self:
         """Learn the towers, write them as graphs, and compute the vectors of the catalogue.
@@ -183,7 +187,7 @@ class TwoTower:
         owners, user_ids = self._owners_of(sequences)
         check_sizes(int(self.dim), sequences.item_ids, user_ids)
         features = item_features(sources, sequences.item_ids)
-        fill = _means(features)
+        fill = means_of(features)
         moments = checked_context(context, len(sequences.item_codes))
         scale = scale_of(moments)
         data = TowerData(
@@ -210,7 +214,7 @@ class TwoTower:
             context=scale,
             parameters=plain,
             trained={
-                **_about(trained, measure_parity(trained, data, runtime)),
+                **trained.about(measure_parity(trained, data, runtime)),
                 "versions": {module.__name__: module.__version__ for module in modules},
             },
         )
@@ -221,6 +225,18 @@ class TwoTower:
     def fingerprint_(self) -> str:
         """What identifies the towers, in hex."""
         return self.towers_.fingerprint
+
+    def learn(self, log: InteractionLog) -> VectorTable:
+        """Return the item vectors that the likes of a log teach, of its items and of those of the sources.
+
+        That makes towers a learner of `PastFittedFeatures`: each row of a log is then compared with its user's history
+        by towers of the past alone. These towers stay as they are. Where the log teaches nothing, no item has a vector.
+        """
+        past, ids = likes_of(log, sources_of(self.vectors))
+        try:
+            return replace(self).fit(past).item_vectors_
+        except NothingToLearnError:
+            return VectorTable.from_arrays(ids, np.full((len(ids), 1), np.nan))
 
     def scores(self, histories: Sequences, *, context: Any = None) -> Float32Array:
         """Return the cosines of users and items, float32 of shape ``(n_queries, n_items)``.
@@ -314,10 +330,18 @@ class TwoTower:
         check_whole(1, n=n)
         check_catalogue(self.item_ids_, histories, name=self.name)
         users = self.user_vectors(histories, context=context)
-        parts = [
-            best_items(self._products(users[some]), self._is_known, histories, some, int(n), exclude_history)
-            for some in blocks(len(histories), max(1, _BLOCK_CELLS // max(1, len(self._unit))))
-        ]
+        n_items = len(self._unit)
+        if n_items > self.exact_limit:
+            index = self._searched()
+            parts = [
+                index.best_items(on_grid(users[some]), histories, some, int(n), exclude_history)
+                for some in blocks(len(histories))
+            ]
+        else:
+            parts = [
+                best_items(self._products(users[some]), self._is_known, histories, some, int(n), exclude_history)
+                for some in blocks(len(histories), max(1, _BLOCK_CELLS // max(1, n_items)))
+            ]
         query, item, score, rank = (np.concatenate(each) for each in zip(*parts, strict=True))
         items = histories.item_ids.take(pa.array(item))
         found = {"query": query, "item_id": items, "score": score, "rank": rank}
@@ -374,11 +398,11 @@ class TwoTower:
             raise InputError(f"{self.name!r} has learned from no sequences yet: call fit(sequences) first")
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_opened": None}  # what runs is opened again on use
+        return {**self.__dict__, "_opened": None, "_index": None}  # what runs is opened again on use
 
     def _open(self, item_ids: pa.StringArray, features: Float32Array, runtime: TowerRuntime) -> None:
         """Compute the vectors of a catalogue."""
-        self._opened = runtime
+        self._opened, self._index = runtime, None
         self.item_vectors_ = self._table(item_ids, features, runtime)
         self._unit = unit_rows(self.item_vectors_.vectors)
         self._is_known = has_direction(self._unit)
@@ -393,7 +417,13 @@ class TwoTower:
 
     def _products(self, users: Float32Array) -> Float32Array:
         """Return cosines, the same bits for a user alone and among others."""
-        return products(np.rint(users.astype(np.float64) * _GRID) / _GRID, self._unit)
+        return products(on_grid(users), self._unit)
+
+    def _searched(self) -> ItemIndex:
+        """Return the index of the catalogue, made on first use."""
+        if self._index is None:
+            self._index = ItemIndex(self._unit, self._is_known)
+        return self._index
 
     def _owners_of(self, sequences: Sequences) -> tuple[Int64Array, pa.StringArray | None]:
         """Return whose each sequence is, from 0, and the users where they have an embedding."""
@@ -425,22 +455,3 @@ class TwoTower:
             for name, value in found.items()
             if name not in _NOT_SAVED
         }
-
-
-def _about(trained: Trained, parity: Mapping[str, float]) -> dict[str, Any]:
-    """Return what is to be known of a training, as plain values."""
-    epochs = [asdict(epoch) for epoch in trained.epochs]
-    return {
-        "parity": dict(parity),
-        "epochs": [{name: value for name, value in epoch.items() if np.isfinite(value)} for epoch in epochs],
-        "n_epochs": trained.n_epochs,
-        "n_pairs": trained.n_pairs,
-    }
-
-
-def _means(features: Float32Array) -> Float32Array:
-    """Return the mean of each feature over the items that have it, float32; 0 where none has."""
-    there = ~np.isnan(features)
-    totals = np.where(there, features, 0).sum(axis=0, dtype=np.float64)
-    means: Float32Array = (totals / np.maximum(there.sum(axis=0), 1)).astype(np.float32)
-    return means

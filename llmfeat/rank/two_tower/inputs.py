@@ -6,13 +6,16 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from llmfeat.errors import InputError, TableFingerprintError
+from llmfeat.history import InteractionLog, Sequences
 from llmfeat.rank.scorers.base import check_vectors
 from llmfeat.rank.scorers.cosine import unit_rows
 from llmfeat.types import Float32Array, VectorSource
 
-__all__ = ["check_same_sources", "item_features", "sources_of"]
+__all__ = ["check_same_sources", "item_features", "likes_of", "means_of", "sources_of"]
 
 _SCALE = 4.0  # entries of unit vectors are small beside the steps of Adam
 
@@ -44,6 +47,14 @@ def item_features(sources: Mapping[str, VectorSource], ids: Any) -> Float32Array
     return np.ascontiguousarray(np.concatenate(blocks, axis=1))
 
 
+def likes_of(log: InteractionLog, sources: Mapping[str, VectorSource]) -> tuple[Sequences, pa.StringArray]:
+    """Return what each user of a log liked, over its items and those that the sources name, and that catalogue."""
+    named = [ids for ids in (getattr(source, "ids", None) for source in sources.values()) if ids is not None]
+    item_ids = pc.unique(pa.concat_arrays([log.item_ids, *named]))
+    never_us = np.full(len(log.user_ids), np.iinfo(np.int64).max)
+    return Sequences.of_log(log, log.user_ids, never_us, item_ids=item_ids).positives(), item_ids
+
+
 def check_same_sources(sources: Mapping[str, VectorSource], fitted: Mapping[str, str]) -> None:
     """Raise `TableFingerprintError` unless the sources are those that the towers were fitted with."""
     given = {name: source.fingerprint for name, source in sources.items()}
@@ -52,3 +63,11 @@ def check_same_sources(sources: Mapping[str, VectorSource], fitted: Mapping[str,
         raise TableFingerprintError(
             f"the vectors are {short[0]}, but the towers were fitted with {short[1]}: pass those, or fit again"
         )
+
+
+def means_of(features: Float32Array) -> Float32Array:
+    """Return the mean of each feature over the items that have it, float32; 0 where none has."""
+    there = ~np.isnan(features)
+    totals = np.where(there, features, 0).sum(axis=0, dtype=np.float64)
+    means: Float32Array = (totals / np.maximum(there.sum(axis=0), 1)).astype(np.float32)
+    return means

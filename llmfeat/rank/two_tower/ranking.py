@@ -1,4 +1,4 @@
-"""The best items of many queries, a block of them at a time."""
+"""The best items of many queries, a block of them at a time: of all products, or by graph search."""
 
 from __future__ import annotations
 
@@ -6,12 +6,18 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from llmfeat._base.optional import import_optional
 from llmfeat.history.sequences import Sequences
-from llmfeat.types import BoolArray, Float32Array, Int64Array
+from llmfeat.types import BoolArray, Float32Array, Float64Array, Int64Array
 
-__all__ = ["best_items", "blocks"]
+__all__ = ["Best", "ItemIndex", "best_items", "blocks", "on_grid"]
+
+Best = tuple[Int64Array, Int64Array, Float32Array, Int64Array]
+"""Query, item, score and rank, a row for each item that is recommended."""
 
 _BLOCK_ROWS = 1024
+_GRID = 2.0**26  # components of user vectors, so that products with those of items are exact; see `products`
+_EXPANSION = 256  # of the search
 
 
 def blocks(n_rows: int, most: int = _BLOCK_ROWS) -> Iterator[slice]:
@@ -20,9 +26,15 @@ def blocks(n_rows: int, most: int = _BLOCK_ROWS) -> Iterator[slice]:
         yield slice(first, min(first + most, n_rows))
 
 
+def on_grid(users: Float32Array) -> Float64Array:
+    """Return vectors of users whose products with those of items have no rounding."""
+    found: Float64Array = np.rint(users.astype(np.float64) * _GRID) / _GRID
+    return found
+
+
 def best_items(
     scores: Float32Array, there: BoolArray, histories: Sequences, some: slice, n: int, exclude_history: bool
-) -> tuple[Int64Array, Int64Array, Float32Array, Int64Array]:
+) -> Best:
     """Return query, item, score and rank of the best items of a block of queries."""
     scores[:, ~there] = -np.inf
     if exclude_history:
@@ -32,9 +44,56 @@ def best_items(
     # All that are as good as the last of the best n, in the catalogue's order; of equals the first come first.
     least = np.partition(scores, -n, axis=1)[:, -n, None] if n else np.inf
     query, item = np.nonzero((scores >= least) & (scores > -np.inf))
-    value = scores[query, item]
+    return _first(query, item, scores[query, item], n, some.start)
+
+
+class ItemIndex:
+    """A graph of the items of a catalogue, searched for those that are nearest to users.
+
+    Parameters
+    ----------
+    unit : ndarray of shape (n_items, dim), float32
+        The items' vectors, of unit length.
+    there : ndarray of shape (n_items,), bool
+        Which of them have one.
+    """
+
+    def __init__(self, unit: Float32Array, there: BoolArray) -> None:
+        usearch = import_optional("usearch.index", purpose=f"searching {len(unit)} items")
+        # Vectors in half precision find as many of the nearest; cosines are computed anew.
+        self._index = usearch.Index(ndim=unit.shape[1], metric="cos", dtype="f16", expansion_search=_EXPANSION)
+        items = np.flatnonzero(there)
+        self._index.add(items, unit[items], threads=1)  # with more, the graph differs from run to run
+        self._unit, self._n_items = unit, len(items)
+
+    def best_items(self, users: Float64Array, histories: Sequences, some: slice, n: int, exclude_history: bool) -> Best:
+        """Return query, item, score and rank of the best items of a block of queries that the search finds.
+
+        Scores have the bits that they have among all products.
+        """
+        block = histories.take(some)
+        n_asked = min(n + (int(block.lengths.max(initial=0)) if exclude_history else 0), self._n_items)
+        if not len(users) or not n_asked:
+            nothing = np.zeros(0, np.int64)
+            return nothing, nothing, np.zeros(0, np.float32), nothing
+        matches = self._index.search(users.astype(np.float32), n_asked)
+        keys = np.atleast_2d(matches.keys).astype(np.int64)
+        # One query alone has no counts: its keys are all there.
+        counts = np.asarray(matches.counts) if len(users) > 1 else np.array([keys.shape[1]])
+        there = np.arange(keys.shape[1]) < counts[:, None]
+        if exclude_history:
+            seen = np.unique(block.row_of_event * histories.n_items + block.item_codes)
+            there &= ~np.isin(np.arange(len(keys))[:, None] * histories.n_items + keys, seen)
+        query, place = np.nonzero(there)
+        item = keys[query, place]
+        value = np.einsum("ij,ij->i", users[query], self._unit[item].astype(np.float64)).astype(np.float32)
+        return _first(query, item, value, n, some.start)
+
+
+def _first(query: Int64Array, item: Int64Array, value: Float32Array, n: int, first_query: int) -> Best:
+    """Return the first `n` items of each query by falling value, of equal ones the first in the catalogue."""
     order = np.lexsort((item, -value, query))
     query, item, value = query[order], item[order], value[order]
     place = np.arange(len(query)) - np.searchsorted(query, query)
     kept = place < n
-    return query[kept] + some.start, item[kept], value[kept], place[kept] + 1
+    return query[kept] + first_query, item[kept], value[kept], place[kept] + 1

@@ -11,8 +11,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -86,6 +86,16 @@ class Trained:
     epochs: tuple[Epoch, ...]
     n_epochs: int
     n_pairs: int
+
+    def about(self, parity: Mapping[str, float]) -> dict[str, Any]:
+        """Return what is to be known of the training, and of how near its graphs are, as plain values."""
+        epochs = [asdict(epoch) for epoch in self.epochs]
+        return {
+            "parity": dict(parity),
+            "epochs": [{name: value for name, value in epoch.items() if np.isfinite(value)} for epoch in epochs],
+            "n_epochs": self.n_epochs,
+            "n_pairs": self.n_pairs,
+        }
 
 
 def train_towers(data: TowerData, training: Training, *, seed: int, progress: bool = False) -> Trained:
