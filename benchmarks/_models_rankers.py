@@ -16,6 +16,7 @@ import numpy as np
 from _models_data import FAMILIES, Data
 from sklearn.compose import make_column_transformer
 
+from llmfeat._base.places import places_in_groups
 from llmfeat.evaluate.columns import TaughtRows
 from llmfeat.evaluate.fitting import fit_arm
 
@@ -181,8 +182,8 @@ def _drawn(rows: TaughtRows, n_negatives: int, seed: int) -> Any:
     groups = _groups(rows.sizes)
     others = np.flatnonzero(rows.labels == 0)
     others = others[np.lexsort((np.random.default_rng(seed).random(len(others)), groups[others]))]
-    place = np.arange(len(others)) - np.searchsorted(groups[others], groups[others])
-    return np.sort(np.concatenate([np.flatnonzero(rows.labels > 0), others[place < n_negatives]]))
+    drawn = others[places_in_groups(groups[others]) < n_negatives]
+    return np.sort(np.concatenate([np.flatnonzero(rows.labels > 0), drawn]))
 
 
 def _groups(sizes: Any) -> Any:

@@ -7,6 +7,7 @@ trees and epochs are chosen before the test begins.
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import sys
@@ -142,8 +143,9 @@ def _of_catalogue(data: Data, scorer: FittableScorer) -> dict[str, float]:
 
 def measure_retrieval(office: Office, seeds: range) -> Iterator[dict[str, Any]]:
     """Yield what two towers find alone, and what is found by all generators, with them and without, cut to one size."""
+    stages = [_Generators(office, name) for name in ("taught", "tested")]
     for seed in seeds:
-        taught, tested = (_Pool(office, name, seed) for name in ("taught", "tested"))
+        taught, tested = (each.with_towers(seed) for each in stages)
         towers = tested.scorers[-1]
         alone = {f"recall@{k}": generate_candidates([towers], tested.contexts, k).recall(tested.targets) for k in _CUTS}
         yield {
@@ -159,35 +161,46 @@ def measure_retrieval(office: Office, seeds: range) -> Iterator[dict[str, Any]]:
             learned, pool = (each.pool(n_scorers) for each in (taught, tested))
             started = time.perf_counter()
             preranker = PreRanker(random_state=seed).fit(learned, learned.is_target(taught.targets))
-            kept = preranker.cut(pool, _KEPT)
-            yield {
-                "part": "retrieval",
-                "what": what,
-                "seed": seed,
-                "pool_per_query": len(pool) / pool.n_queries,
-                "pool_recall": pool.recall(tested.targets),
-                **{f"recall@{k}": preranker.cut(pool, k).recall(tested.targets) for k in _CUTS[:-1]},
-                f"recall@{_KEPT}": kept.recall(tested.targets),
-                "most_per_query": int(kept.counts.max()),
-                "seconds": time.perf_counter() - started,
-            }
-    for scorer in tested.scorers[:-1]:
+            ways = {what: preranker.scores(pool)}
+            seconds = time.perf_counter() - started
+            if what == "union":
+                # Each generator gets as many places as the others: an item is worth its best place by any of them.
+                ways["union_equal"] = -pool.ranks.min(axis=1)
+            for way, scores in ways.items():
+                yield {
+                    "part": "retrieval",
+                    "what": way,
+                    "seed": seed,
+                    "pool_per_query": len(pool) / pool.n_queries,
+                    "pool_recall": pool.recall(tested.targets),
+                    **{f"recall@{k}": pool.best(scores, k).recall(tested.targets) for k in _CUTS},
+                    "seconds": seconds,
+                }
+    for scorer in stages[1].scorers:
         found = {f"recall@{k}": generate_candidates([scorer], tested.contexts, k).recall(tested.targets) for k in _CUTS}
         yield {"part": "retrieval", "what": scorer.name, "seed": 0, **found}
 
 
-class _Pool:
-    """A stage's scorers, two towers last, and what they propose."""
+class _Generators:
+    """A stage's scorers, two towers last once they are fitted, and what they propose."""
 
-    def __init__(self, office: Office, name: str, seed: int) -> None:
-        stage = office.stages[name]
-        self.contexts, self.targets = stage.queries.contexts.take(stage.queries.context), stage.queries.targets
-        self.scorers: list[Any] = [scorer for _, scorer in FittedStage(stage, office.by_family).generators]
+    def __init__(self, office: Office, name: str) -> None:
+        self._office, self._stage = office, office.stages[name]
+        queries = self._stage.queries
+        self.contexts, self.targets = queries.contexts.take(queries.context), queries.targets
+        self.scorers: list[Any] = [scorer for _, scorer in FittedStage(self._stage, office.by_family).generators]
+        self.fit_s = 0.0
+
+    def with_towers(self, seed: int) -> _Generators:
+        """Return the same with two towers of a seed."""
+        more = copy.copy(self)
         started = time.perf_counter()
-        self.scorers.append(tower_of(office, seed)().fit(stage.past))
-        self.fit_s = time.perf_counter() - started
+        more.scorers = [*self.scorers, tower_of(self._office, seed)().fit(self._stage.past)]
+        more.fit_s = time.perf_counter() - started
+        return more
 
     def pool(self, n_scorers: int) -> Candidates:
+        """Return what the first of them propose together."""
         return generate_candidates(self.scorers[:n_scorers], self.contexts, _POOL)
 
 
@@ -246,6 +259,7 @@ def figures_of(rows: list[dict[str, Any]]) -> dict[str, float]:
         ("two_tower_recall300", "two_tower", f"recall@{_KEPT}"),
         ("union_recall300", "union", f"recall@{_KEPT}"),
         ("union_recall300_without_towers", "union_without", f"recall@{_KEPT}"),
+        ("union_recall300_equal_shares", "union_equal", f"recall@{_KEPT}"),
     ):
         values = [row[name] for row in retrieval if row["what"] == what]
         if values:
@@ -315,7 +329,8 @@ def retrieval_table(results: dict[str, Any]) -> str:
     names = {
         "two_tower": "two towers",
         "union": f"all, the best {_KEPT} of their pool by `PreRanker`",
-        "union_without": "the same without the towers",
+        "union_equal": "the same, each generator the same share",
+        "union_without": "the best without the towers",
     }
     by_what = {row["what"]: [each for each in rows if each["what"] == row["what"]] for row in rows}
     others = sorted((what for what in by_what if what not in names), key=lambda what: -by_what[what][0]["recall@200"])

@@ -15,6 +15,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from llmfeat import TextEncoder
+
 ROOT = Path(__file__).parent.parent
 TEXT_FAMILIES = ("similarity", "learned", "smoothed", "alike_users")
 
@@ -171,6 +173,66 @@ def test_a_quick_run_of_the_models_that_are_always_here(tmp_path, artifact):
         r for r in rows if r.get("model") != "two_tower"
     ]
     assert set(again) == set(figures)
+
+
+@pytest.fixture
+def data_of_models(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    return importlib.import_module("_models_data")
+
+
+def altered(folder, since):
+    """Write the films again, with other items and labels in all ratings from a moment on."""
+    path = folder / "ml100k_plots" / "interactions.parquet"
+    table = pq.read_table(path)
+    late = table.column("timestamp").to_numpy() >= since
+    assert 0 < late.sum() < len(late)
+    items = np.where(late, table.column("item_id").to_numpy()[::-1], table.column("item_id").to_numpy())
+    labels = np.where(late, 1 - table.column("label").to_numpy(), table.column("label").to_numpy())
+    table = table.set_column(table.column_names.index("item_id"), "item_id", pa.array(items, pa.string()))
+    pq.write_table(table.set_column(table.column_names.index("label"), "label", pa.array(labels)), path)
+
+
+@pytest.mark.slow
+def test_what_happens_in_the_test_teaches_no_model(tmp_path, artifact, data_of_models):
+    """Sequences, what chooses epochs, and the rows that are taught are as they were, whatever the test is."""
+    write_data(tmp_path)
+    encoder = TextEncoder(artifact)
+    folder = tmp_path / "ml100k_plots"
+    first = data_of_models.Ml100k(folder, encoder, quick=True)
+    altered(tmp_path, first._cut_us // 10**6)
+    second = data_of_models.Ml100k(folder, encoder, quick=True)
+    assert first._cut_us == second._cut_us
+    for one, two in ((first.past, second.past), *zip(first.watched()[:2], second.watched()[:2], strict=True)):
+        assert one.to_lists() == two.to_lists()
+    assert first.watched()[2].tolist() == second.watched()[2].tolist()
+    assert first.taught.ids.equals(second.taught.ids)
+    assert first.taught.taught.labels.tolist() == second.taught.taught.labels.tolist()
+    for arm, families in data_of_models.FAMILIES.items():
+        before, after = (each.taught.taught.columns.matrix(families) for each in (first, second))
+        np.testing.assert_array_equal(before, after, err_msg=arm)
+    assert not first.tested.ids.equals(second.tested.ids)
+
+
+@pytest.mark.slow
+def test_without_our_features_is_without_text(tmp_path, artifact, data_of_models):
+    """Other texts change what models see with our features, and nothing of what they see without."""
+    write_data(tmp_path)
+    encoder = TextEncoder(artifact)
+    folder = tmp_path / "ml100k_plots"
+    first = data_of_models.Ml100k(folder, encoder, quick=True)
+    items = pq.read_table(folder / "items.parquet")
+    names = ("title", "plot", "ml_title")
+    pq.write_table(
+        pa.table({**{n: items[n] for n in items.column_names}, **{n: items[n][::-1] for n in names}}),
+        folder / "items.parquet",
+    )
+    second = data_of_models.Ml100k(folder, encoder, quick=True)
+    same = {
+        arm: np.array_equal(*(each.tested.taught.columns.matrix(families) for each in (first, second)), equal_nan=True)
+        for arm, families in data_of_models.FAMILIES.items()
+    }
+    assert same == {"without": True, "with": False}
 
 
 def check_models(figures, rows, models):

@@ -331,13 +331,18 @@ def test_blocks_of_any_size_recommend_the_same(towers, past, monkeypatch):
 
 def test_a_searched_catalogue_recommends_what_all_products_do(towers, past):
     """So small a graph is searched whole."""
-    searched = towers.over(IDS)
-    searched.exact_limit = 3
     some = past.take(np.arange(40))
+    searched = towers.over(IDS)
     for options in ({}, {"exclude_history": False}, {"n": len(IDS)}, {"n": 1}):
-        assert searched.recommend(some, **options).equals(towers.recommend(some, **options))
-    assert len(searched.recommend(past_of_nobody(), 5)) == 0
+        assert searched.recommend(some, **options, exact_limit=3).equals(towers.recommend(some, **options))
+    assert len(searched.recommend(past_of_nobody(), 5, exact_limit=3)) == 0
+    assert searched._index is not None
     assert pickle.loads(pickle.dumps(searched))._index is None
+    searched.recommend(some, exact_limit=len(IDS))
+    assert towers._index is None  # as many as the limit are no search
+    assert searched.over(IDS)._index is None
+    with pytest.raises(InputError, match="exact_limit=-1"):
+        towers.recommend(some, exact_limit=-1)
 
 
 def test_a_search_finds_nearly_all_of_the_nearest():
@@ -361,6 +366,16 @@ def test_a_search_finds_nearly_all_of_the_nearest():
     assert all(same)
     one = index.best_items(users[7:8], nobody, slice(7, 8), 20, True)
     assert one[1].tolist() == found[1][found[0] == 7].tolist()
+    # One who saw much asks for more, and the others find what they found.
+    lengths = np.zeros(50, np.int64)
+    lengths[7] = 3000
+    offsets = np.concatenate([[0], np.cumsum(lengths)])
+    much = Sequences(draw.integers(len(unit), size=3000).astype(np.int32), offsets, nobody.item_ids)
+    among = index.best_items(users, much, slice(0, 50), 20, True)
+    for query in (0, 6, 8, 49):
+        assert among[1][among[0] == query].tolist() == found[1][found[0] == query].tolist()
+    assert len(among[1][among[0] == 7]) == 20
+    assert not set(among[1][among[0] == 7].tolist()) & set(much.item_codes.tolist())
 
 
 def test_towers_learn_item_vectors_from_the_likes_of_a_log(table, past):

@@ -8,9 +8,11 @@ from typing import Any, Self
 
 import numpy as np
 
+from llmfeat._base.places import places_in_groups
 from llmfeat.errors import InputError
 from llmfeat.history.sequences import Sequences
 from llmfeat.rank.scorers import ItemScorer
+from llmfeat.rank.scorers.base import check_whole
 from llmfeat.types import BoolArray, Float32Array, Int32Array, Int64Array
 
 __all__ = ["Candidates", "generate_candidates", "iter_candidates"]
@@ -98,14 +100,14 @@ class Candidates:
         scores = np.asarray(scores, dtype=np.float64)
         if scores.shape != (len(self),):
             raise InputError(f"scores have the shape {scores.shape}, but one for each of {len(self)} rows was expected")
-        if not (isinstance(n, int | np.integer) and n >= 1):
-            raise InputError(f"n={n!r}, but an integer of at least 1 was expected")
+        check_whole(1, n=n)
         order = np.lexsort((-scores, self.query))  # stable: NaN comes last
-        place = np.arange(len(self)) - np.searchsorted(self.query, self.query)
-        return self.take(np.sort(order[place < n]))
+        return self.take(np.sort(order[places_in_groups(self.query) < n]))
 
     def take(self, rows: Int64Array) -> Self:
-        """Return some rows, ascending."""
+        """Return some rows, which ascend."""
+        if (np.diff(rows) <= 0).any():
+            raise InputError("the rows do not ascend, but candidates stay in their order: pass np.sort(rows)")
         return replace(
             self,
             query=self.query[rows],
@@ -280,7 +282,7 @@ def _proposed(levels: Any, ordered: Any, k_per_scorer: int) -> BoolArray:
     chosen: BoolArray = levels < np.minimum(last, worst)[:, None]
     # Of those that share the last place the first in the catalogue, as many as there are places left.
     query, item = np.nonzero((levels == last[:, None]) & (last < worst)[:, None])
-    place = np.arange(len(query)) - np.searchsorted(query, query)
+    place = places_in_groups(query)
     kept = place < (k_per_scorer - np.count_nonzero(chosen, axis=1))[query]
     chosen[query[kept], item[kept]] = True
     return chosen
@@ -301,5 +303,4 @@ def _check(asked: Sequence[ItemScorer], n_scorers: int, k_per_scorer: int) -> No
         raise InputError(
             f"the scorers are named {names}, but at least one, of distinct names, was expected: pass name="
         )
-    if not (isinstance(k_per_scorer, int | np.integer) and k_per_scorer >= 1):
-        raise InputError(f"k_per_scorer={k_per_scorer!r}, but an integer of at least 1 was expected")
+    check_whole(1, k_per_scorer=k_per_scorer)

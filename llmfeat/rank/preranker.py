@@ -9,6 +9,7 @@ from sklearn.base import BaseEstimator, clone
 from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.utils.validation import check_is_fitted
 
+from llmfeat._base.places import places_in_groups
 from llmfeat.errors import InputError, NothingToLearnError
 from llmfeat.rank.candidates import Candidates
 from llmfeat.rank.scorers.base import check_whole
@@ -90,17 +91,17 @@ class PreRanker(BaseEstimator):
         check_whole(1, n_negatives=self.n_negatives)
         check_whole(0, random_state=self.random_state)
         labels = np.asarray(is_target)
-        if labels.shape != (len(candidates),) or labels.dtype.kind not in "bui":
+        if labels.shape != (len(candidates),) or labels.dtype.kind not in "bui" or not np.isin(labels, (0, 1)).all():
             raise InputError(
-                f"is_target is {labels.dtype} of shape {labels.shape}, but bool of shape {(len(candidates),)} was "
-                "expected: candidates.is_target(targets)"
+                f"is_target is {labels.dtype} of shape {labels.shape}, but bool, or 0 and 1, of shape "
+                f"{(len(candidates),)} was expected: candidates.is_target(targets)"
             )
         labels = labels.astype(bool)
         rows = self._drawn(candidates.query, labels)
         if len(np.unique(labels[rows])) < 2:
             raise NothingToLearnError(
-                f"{int(labels.sum())} of {len(labels)} candidates are targets, but some and not all were expected: let "
-                "scorers propose more, or ask for other queries"
+                f"{int(labels.sum())} of {len(labels)} candidates are targets, but a query with both a target and "
+                "another candidate was expected: let scorers propose more, or ask for other queries"
             )
         self.estimator_ = clone(self.estimator) if self.estimator is not None else _default(self.random_state)
         self.estimator_.fit(candidates.take(rows).features(), labels[rows])
@@ -131,8 +132,8 @@ class PreRanker(BaseEstimator):
         others = np.flatnonzero(~labels & np.isin(query, taught))
         draw = np.random.default_rng(self.random_state)
         order = others[np.lexsort((draw.random(len(others)), query[others]))]
-        place = np.arange(len(order)) - np.searchsorted(query[order], query[order])
-        return np.sort(np.concatenate([np.flatnonzero(labels), order[place < self.n_negatives]]))
+        drawn = order[places_in_groups(query[order]) < self.n_negatives]
+        return np.sort(np.concatenate([np.flatnonzero(labels), drawn]))
 
 
 def _default(random_state: int) -> HistGradientBoostingClassifier:

@@ -156,6 +156,11 @@ class FittedStage:
         vectors are columns of the family `two_tower`. None by default.
     doing : callable
         Takes what is being done.
+
+    Raises
+    ------
+    NothingToLearnError
+        When two towers are asked for, and what was known teaches them nothing.
     """
 
     def __init__(

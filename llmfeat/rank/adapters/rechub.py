@@ -23,7 +23,7 @@ from llmfeat._base.ids import IdIndex
 from llmfeat._base.optional import missing_dependency
 from llmfeat.errors import InputError
 from llmfeat.rank.adapters.embedding_matrix import to_embedding_matrix
-from llmfeat.rank.scorers.base import check_whole
+from llmfeat.rank.scorers.base import check_whole, named_ids
 from llmfeat.types import Float32Array, Int64Array, VectorSource
 
 try:
@@ -306,8 +306,7 @@ def _frequent(ids: pa.StringArray, min_rows: int) -> pa.StringArray:
 
 def _catalogue(of: VectorColumn, fitted: pa.StringArray) -> pa.StringArray:
     """Return the ids that have a row: those of the vectors, then those of the rows."""
-    given = getattr(of.vectors, "ids", None) if of.ids is None else of.ids
-    known = pa.array([], pa.string()) if given is None else id_array(given, what="the ids of the vectors")
+    known = named_ids(of.vectors) if of.ids is None else id_array(of.ids, what="the ids of the vectors")
     return pc.unique(pa.concat_arrays([known, fitted]))
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow as pa
 import scipy.sparse as sp
 
+from llmfeat._base.frames import id_array
 from llmfeat.errors import InputError
 from llmfeat.history.sequences import Sequences
 from llmfeat.types import Float32Array, VectorSource
@@ -23,6 +24,7 @@ __all__ = [
     "check_vectors",
     "check_whole",
     "history_weights",
+    "named_ids",
 ]
 
 
@@ -113,6 +115,12 @@ def check_vectors(vectors: Any, *, what: str = "vectors") -> None:
             f"{what} is a {type(vectors).__name__}, but a vector source was expected: "
             "wrap arrays with VectorTable.from_arrays(ids, vectors)"
         )
+
+
+def named_ids(vectors: VectorSource) -> pa.StringArray:
+    """Return the ids that a source of vectors names; none where it only answers."""
+    ids = getattr(vectors, "ids", None)
+    return pa.array([], pa.string()) if ids is None else id_array(ids, what="the ids of the vectors")
 
 
 def history_weights(histories: Sequences, *, decay: float, max_events: int) -> Any:

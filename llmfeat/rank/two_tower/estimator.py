@@ -88,8 +88,6 @@ class TwoTower:
         Of the pooled history, of an item's own embedding, and of events.
     random_state : int, default=0
         Of the training. The same towers come of it on machines of one kind, with as many threads of torch.
-    exact_limit : int, default=200000
-        Up to this many items `recommend` computes all products; above it, ``usearch`` searches a graph of them.
     threads : int, optional
         Of ONNX Runtime; its own choice by default.
     verbose : bool, default=False
@@ -144,7 +142,6 @@ class TwoTower:
     id_dropout: float = 0.3
     history_dropout: float = 0.1
     random_state: int = 0
-    exact_limit: int = 200_000
     threads: int | None = None
     verbose: bool = False
     name: str = "two_tower"
@@ -306,7 +303,13 @@ class TwoTower:
         return fresh
 
     def recommend(
-        self, histories: Sequences, n: int = 10, *, exclude_history: bool = True, context: Any = None
+        self,
+        histories: Sequences,
+        n: int = 10,
+        *,
+        exclude_history: bool = True,
+        context: Any = None,
+        exact_limit: int = 200_000,
     ) -> pa.Table:
         """Return the best items of each query.
 
@@ -320,18 +323,29 @@ class TwoTower:
             Whether items that the query saw are left out.
         context : array of shape (n_queries, n_context), optional
             As in `user_vectors`.
+        exact_limit : int, default=200000
+            Up to this many items all products are computed. In a larger catalogue ``usearch`` searches a graph of the
+            items, which is made on first use: it finds most of the best, with the same scores.
 
         Returns
         -------
         pyarrow.Table
             ``query`` (int64), ``item_id`` (string), ``score`` (float32, the cosine) and ``rank`` (int64, from 1), best
             first; of equal scores the first in the catalogue. ``user_id`` too, where the histories say whose they are.
+
+        Raises
+        ------
+        InputError
+            When a parameter, or the catalogue of the histories, is not as expected.
+        MissingDependencyError
+            When the catalogue is larger, and usearch is not installed.
         """
         check_whole(1, n=n)
+        check_whole(0, exact_limit=exact_limit)
         check_catalogue(self.item_ids_, histories, name=self.name)
         users = self.user_vectors(histories, context=context)
         n_items = len(self._unit)
-        if n_items > self.exact_limit:
+        if n_items > exact_limit:
             index = self._searched()
             parts = [
                 index.best_items(on_grid(users[some]), histories, some, int(n), exclude_history)

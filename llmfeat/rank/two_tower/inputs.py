@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 
 from llmfeat.errors import InputError, TableFingerprintError
 from llmfeat.history import InteractionLog, Sequences
-from llmfeat.rank.scorers.base import check_vectors
+from llmfeat.rank.scorers.base import check_vectors, named_ids
 from llmfeat.rank.scorers.cosine import unit_rows
 from llmfeat.types import Float32Array, VectorSource
 
@@ -49,8 +49,7 @@ def item_features(sources: Mapping[str, VectorSource], ids: Any) -> Float32Array
 
 def likes_of(log: InteractionLog, sources: Mapping[str, VectorSource]) -> tuple[Sequences, pa.StringArray]:
     """Return what each user of a log liked, over its items and those that the sources name, and that catalogue."""
-    named = [ids for ids in (getattr(source, "ids", None) for source in sources.values()) if ids is not None]
-    item_ids = pc.unique(pa.concat_arrays([log.item_ids, *named]))
+    item_ids = pc.unique(pa.concat_arrays([log.item_ids, *map(named_ids, sources.values())]))
     never_us = np.full(len(log.user_ids), np.iinfo(np.int64).max)
     return Sequences.of_log(log, log.user_ids, never_us, item_ids=item_ids).positives(), item_ids
 

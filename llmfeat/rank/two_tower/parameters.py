@@ -27,7 +27,7 @@ def check_parameters(towers: TwoTower) -> None:
     """Raise `InputError` for the first parameter that makes no sense."""
     sources_of(towers.vectors)
     check_whole(1, **{name: getattr(towers, name) for name in _WHOLE})
-    check_whole(0, **{name: getattr(towers, name) for name in ("hidden", "n_sampled", "random_state", "exact_limit")})
+    check_whole(0, **{name: getattr(towers, name) for name in ("hidden", "n_sampled", "random_state")})
     if towers.threads is not None:
         check_whole(1, threads=towers.threads)
     check_at_least(0, weight_decay=towers.weight_decay)

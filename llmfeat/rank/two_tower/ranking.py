@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from llmfeat._base.optional import import_optional
+from llmfeat._base.places import places_in_groups
 from llmfeat.history.sequences import Sequences
 from llmfeat.types import BoolArray, Float32Array, Float64Array, Int64Array
 
@@ -17,7 +18,7 @@ Best = tuple[Int64Array, Int64Array, Float32Array, Int64Array]
 
 _BLOCK_ROWS = 1024
 _GRID = 2.0**26  # components of user vectors, so that products with those of items are exact; see `products`
-_EXPANSION = 256  # of the search
+_EXPANSION = 256  # of the search: it finds as many
 
 
 def blocks(n_rows: int, most: int = _BLOCK_ROWS) -> Iterator[slice]:
@@ -67,33 +68,41 @@ class ItemIndex:
         self._unit, self._n_items = unit, len(items)
 
     def best_items(self, users: Float64Array, histories: Sequences, some: slice, n: int, exclude_history: bool) -> Best:
-        """Return query, item, score and rank of the best items of a block of queries that the search finds.
+        """Return query, item, score and rank of the best items of a block of queries, of those that the search finds.
 
-        Scores have the bits that they have among all products.
+        A query finds what it finds alone, and scores have the bits that they have among all products.
         """
         block = histories.take(some)
-        n_asked = min(n + (int(block.lengths.max(initial=0)) if exclude_history else 0), self._n_items)
-        if not len(users) or not n_asked:
-            nothing = np.zeros(0, np.int64)
-            return nothing, nothing, np.zeros(0, np.float32), nothing
-        matches = self._index.search(users.astype(np.float32), n_asked)
+        seen = np.zeros(0, np.int64)
+        if exclude_history:
+            seen = np.unique(block.row_of_event * histories.n_items + block.item_codes)
+        n_wanted = n + np.bincount(seen // max(histories.n_items, 1), minlength=len(users))
+        # In few sizes, each large enough for its queries, and none that depends on the others of the block.
+        sizes = np.minimum(2 ** np.ceil(np.log2(np.maximum(n_wanted, _EXPANSION))).astype(np.int64), self._n_items)
+        found = [(np.zeros(0, np.int64), np.zeros(0, np.int64))]
+        for size in np.unique(sizes[sizes > 0]).tolist():
+            rows = np.flatnonzero(sizes == size)
+            keys, there = self._nearest(users[rows], size)
+            pairs = rows[:, None] * histories.n_items + keys
+            there &= ~np.isin(pairs, seen)
+            found.append((np.broadcast_to(rows[:, None], keys.shape)[there], keys[there]))
+        query, item = (np.concatenate(each) for each in zip(*found, strict=True))
+        value = np.einsum("ij,ij->i", users[query], self._unit[item].astype(np.float64)).astype(np.float32)
+        return _first(query, item, value, n, some.start)
+
+    def _nearest(self, users: Float64Array, n: int) -> tuple[Int64Array, BoolArray]:
+        """Return the items that are found for each user, of shape ``(n_users, n)``, and which places hold one."""
+        matches = self._index.search(users.astype(np.float32), n)
         keys = np.atleast_2d(matches.keys).astype(np.int64)
         # One query alone has no counts: its keys are all there.
         counts = np.asarray(matches.counts) if len(users) > 1 else np.array([keys.shape[1]])
-        there = np.arange(keys.shape[1]) < counts[:, None]
-        if exclude_history:
-            seen = np.unique(block.row_of_event * histories.n_items + block.item_codes)
-            there &= ~np.isin(np.arange(len(keys))[:, None] * histories.n_items + keys, seen)
-        query, place = np.nonzero(there)
-        item = keys[query, place]
-        value = np.einsum("ij,ij->i", users[query], self._unit[item].astype(np.float64)).astype(np.float32)
-        return _first(query, item, value, n, some.start)
+        return keys, np.arange(keys.shape[1]) < counts[:, None]
 
 
 def _first(query: Int64Array, item: Int64Array, value: Float32Array, n: int, first_query: int) -> Best:
     """Return the first `n` items of each query by falling value, of equal ones the first in the catalogue."""
     order = np.lexsort((item, -value, query))
     query, item, value = query[order], item[order], value[order]
-    place = np.arange(len(query)) - np.searchsorted(query, query)
+    place = places_in_groups(query)
     kept = place < n
     return query[kept] + first_query, item[kept], value[kept], place[kept] + 1
