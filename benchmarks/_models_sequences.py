@@ -18,16 +18,16 @@ from llmfeat.rank.adapters import to_embedding_matrix
 from llmfeat.rank.scorers import FittableScorer
 from llmfeat.rank.scorers.cosine import has_direction
 
-# As the peers' grid chose for Office Products.
+# As the peers' grid chose for Office Products, but half as wide, which is nearly as good and twice as fast.
 _SASREC = {
     "max_len": 10,
     "batch_size": 128,
     "n_sample": 2048,
     "sample_alpha": 0.0,
-    "embedding_dim": 128,
+    "embedding_dim": 64,
     "dropout": 0.2,
 }
-_MOST_EPOCHS = 18
+_MOST_EPOCHS = 14
 _MOST_WATCHED = 2000
 
 
