@@ -25,6 +25,7 @@ import pyarrow as pa
 from scipy.special import expit
 
 from llmfeat import VectorTable
+from llmfeat._base.places import places_in_groups
 from llmfeat.errors import InputError
 from llmfeat.types import Float64Array, Int64Array
 
@@ -231,7 +232,7 @@ def _choices(
 
     The highest of utilities with Gumbel noise is a draw from their softmax.
     """
-    nth = np.arange(len(users)) - np.searchsorted(users, users)
+    nth = places_in_groups(users)
     unmet = np.ones(utility.shape, dtype=bool)
     items = np.empty(len(users), dtype=np.int64)
     for step in range(int(nth.max()) + 1):

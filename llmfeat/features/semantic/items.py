@@ -15,6 +15,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from llmfeat._base.frames import id_array, id_column, require_columns, to_frame
 from llmfeat._base.ids import IdIndex, ids_as_bytes, ids_of_bytes
+from llmfeat._base.places import places_in_groups
 from llmfeat.errors import InputError, TableFingerprintError
 from llmfeat.features.semantic.columns import code_columns, column_names
 from llmfeat.features.semantic.trie import CodeTrie
@@ -98,9 +99,8 @@ class ItemCodes:
         is why `SemanticIds.transform` has none: a new item moves the digits of those after it that share its code.
         """
         keys = self.trie.keys(self.codes)[self._order]
-        first = np.searchsorted(keys, keys)
         digits = np.empty(len(self), dtype=np.int32)
-        digits[self._order] = np.where(keys < 0, -1, np.arange(len(keys)) - first)
+        digits[self._order] = np.where(keys < 0, -1, places_in_groups(keys))
         return np.column_stack([self.codes, digits])
 
     @cached_property
