@@ -8,6 +8,7 @@ trees and epochs are chosen before the test begins.
 from __future__ import annotations
 
 import copy
+import importlib.util
 import json
 import os
 import sys
@@ -73,22 +74,31 @@ def main() -> None:
         )
         sys.exit(2)
     parts, models = options.parts or list(_PARTS), options.models or list(_NAMES)
-    known = json.loads(options.json.read_text())["rows"] if options.json.is_file() else []
-    rows = [row for row in known if row["part"] not in parts or ("model" in row and row["model"] not in models)]
-    if not (options.parts or options.models):
-        rows = []
+    if "sasrec" in models and importlib.util.find_spec("cornac") is None:
+        print("SASRec is Cornac's: pip install 'llmfeat[bench]', or name other --models", file=sys.stderr)
+        sys.exit(2)
+    rows = _kept(options.json, parts, models, quick=options.quick) if options.parts or options.models else []
     encoder = TextEncoder(
         options.artifact or cached_artifact("bundled:minilm"), backend="onnxruntime-cpu", cache=not options.quick
     )
     seeds = range(3 if options.full else 1)
     for row in _measured(folder, encoder, parts, models, seeds, quick=options.quick):
-        rows.append({**row, "commit": commit()})
+        rows.append({**row, "commit": commit(), "quick": options.quick})
         print({key: value for key, value in row.items() if not isinstance(value, dict)}, flush=True)
         save(options.json, figures_of(rows), rows)  # what was measured stays, whatever comes
     rows.sort(key=lambda row: (_PARTS.index(row["part"]), list(_NAMES).index(row["model"]) if "model" in row else 0))
     write(options.json, figures_of(rows), rows)
     if not options.quick and not options.parts and not options.models:
         render_results(options.json)
+
+
+def _kept(path: Path, parts: list[str], models: list[str], *, quick: bool) -> list[dict[str, Any]]:
+    """Return the rows of a file that are not measured anew."""
+    known = json.loads(path.read_text())["rows"] if path.is_file() else []
+    if any(row["quick"] != quick for row in known):
+        print(f"{path} is of {'a full' if quick else 'a smoke'} run: name another file", file=sys.stderr)
+        sys.exit(2)
+    return [row for row in known if row["part"] not in parts or ("model" in row and row["model"] not in models)]
 
 
 def _measured(
