@@ -118,7 +118,7 @@ def test_any_classifier_takes_its_place(pool, targets):
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import FunctionTransformer
 
-    classifier = make_pipeline(FunctionTransformer(lambda columns: -np.log(columns[:, 4:])), LogisticRegression())
+    classifier = make_pipeline(FunctionTransformer(lambda places: -np.log(places)), LogisticRegression())
     preranker = PreRanker(classifier, n_negatives=20).fit(pool, pool.is_target(targets))
     assert preranker.cut(pool, 2).is_target(targets).sum() > 0.8 * pool.is_target(targets).sum()
     assert not hasattr(classifier[-1], "coef_")  # it is cloned

@@ -19,11 +19,12 @@ __all__ = ["PreRanker"]
 
 
 class PreRanker(BaseEstimator):
-    """Keeps the best candidates of each query, by what all scorers say of them.
+    """Keeps the best candidates of each query, by the places that all scorers give them.
 
     The same number of candidates of each scorer is rarely the best use of a budget: some scorers find what others miss,
-    some find nothing of their own. Let each propose more than the ranker shall see, such as 200; what the places and
-    scores of those tell is learned from queries whose target is known, and the best of the pool are kept.
+    some find nothing of their own. Let each propose more than the ranker shall see, such as 200; what their places tell
+    is learned from queries whose target is known, and the best of the pool are kept. Scores are not looked at: they get
+    other sizes each time that scorers are fitted anew.
 
     It learns from the rows of targets and a few others of the same query, drawn at random from the whole pool: the
     question is what may be found at all, not what comes first. Fit it on what happened after that which the scorers
@@ -33,7 +34,7 @@ class PreRanker(BaseEstimator):
     Parameters
     ----------
     estimator : classifier, optional
-        Takes NaN, and has ``predict_proba`` or ``decision_function``. By default
+        Has ``predict_proba`` or ``decision_function``. By default
         ``HistGradientBoostingClassifier(learning_rate=0.05, max_iter=200, max_leaf_nodes=15, min_samples_leaf=100,
         max_features=0.5, early_stopping=False)``.
     n_negatives : int, default=200
@@ -44,7 +45,7 @@ class PreRanker(BaseEstimator):
     Attributes
     ----------
     estimator_ : classifier
-        Fitted on the columns of `Candidates.features`.
+        Fitted on `Candidates.ranks`, float32.
     names_ : tuple of str
         The scorers that it was fitted on.
 
@@ -104,7 +105,7 @@ class PreRanker(BaseEstimator):
                 "another candidate was expected: let scorers propose more, or ask for other queries"
             )
         self.estimator_ = clone(self.estimator) if self.estimator is not None else _default(self.random_state)
-        self.estimator_.fit(candidates.take(rows).features(), labels[rows])
+        self.estimator_.fit(candidates.ranks[rows].astype(np.float32), labels[rows])
         self.names_ = candidates.names
         return self
 
@@ -115,11 +116,11 @@ class PreRanker(BaseEstimator):
             raise InputError(f"the candidates are of {candidates.names}, but it was fitted on those of {self.names_}")
         if not len(candidates):
             return np.zeros(0)
-        features = candidates.features()
+        places = candidates.ranks.astype(np.float32)
         if hasattr(self.estimator_, "decision_function"):
-            found = np.asarray(self.estimator_.decision_function(features), dtype=np.float64)
+            found = np.asarray(self.estimator_.decision_function(places), dtype=np.float64)
         else:
-            found = np.asarray(self.estimator_.predict_proba(features)[:, 1], dtype=np.float64)
+            found = np.asarray(self.estimator_.predict_proba(places)[:, 1], dtype=np.float64)
         return found
 
     def cut(self, candidates: Candidates, n: int) -> Candidates:
