@@ -103,8 +103,9 @@ class Office(Data):
         self.item_ids = self.office.item_ids
         stages = {"taught": self.office.taught, "tested": self.office.tested}
         if quick:  # does not look at the test
-            some = np.arange(min(200, len(self.office.taught.queries)))
-            stages = dict.fromkeys(stages, Stage(self.office.taught.past, self.office.taught.queries.take(some)))
+            past, queries = self.office.taught.past, self.office.taught.queries
+            halves = np.array_split(np.arange(min(200, len(queries))), 2)
+            stages = {name: Stage(past, queries.take(some)) for name, some in zip(stages, halves, strict=True)}
         self.stages: Mapping[str, Stage] = stages
         rows = {name: self.candidate_rows(stage) for name, stage in stages.items()}
         self.taught, self.tested, self.ranked = _taught_of(rows["taught"]), _rows_of(rows["tested"]), rows["tested"]
