@@ -31,7 +31,7 @@ from llmfeat import TextEncoder
 from llmfeat.evaluate.fitting import BAG, fit_arm
 from llmfeat.evaluate.metrics import Resamples, interval
 from llmfeat.evaluate.next_item import measure_next_item, scorer_ranks
-from llmfeat.evaluate.next_item.candidates import FittedStage
+from llmfeat.evaluate.next_item.candidates import TOWERS, FittedStage
 from llmfeat.export import cached_artifact
 from llmfeat.rank import Candidates, PreRanker, generate_candidates
 from llmfeat.rank.scorers import FittableScorer
@@ -171,21 +171,16 @@ def measure_retrieval(office: Office, seeds: range) -> Iterator[dict[str, Any]]:
             learned, pool = (each.pool(n_scorers) for each in (taught, tested))
             started = time.perf_counter()
             preranker = PreRanker(random_state=seed).fit(learned, learned.is_target(taught.targets))
-            ways = {what: preranker.scores(pool)}
-            seconds = time.perf_counter() - started
-            if what == "union":
-                # Each generator gets as many places as the others: an item is worth its best place by any of them.
-                ways["union_equal"] = -pool.ranks.min(axis=1)
-            for way, scores in ways.items():
-                yield {
-                    "part": "retrieval",
-                    "what": way,
-                    "seed": seed,
-                    "pool_per_query": len(pool) / pool.n_queries,
-                    "pool_recall": pool.recall(tested.targets),
-                    **{f"recall@{k}": pool.best(scores, k).recall(tested.targets) for k in _CUTS},
-                    "seconds": seconds,
-                }
+            scores = preranker.scores(pool)
+            yield {
+                "part": "retrieval",
+                "what": what,
+                "seed": seed,
+                "pool_per_query": len(pool) / pool.n_queries,
+                "pool_recall": pool.recall(tested.targets),
+                "seconds": time.perf_counter() - started,
+                **{f"recall@{k}": pool.best(scores, k).recall(tested.targets) for k in _CUTS},
+            }
     for scorer in stages[1].scorers:
         found = {f"recall@{k}": generate_candidates([scorer], tested.contexts, k).recall(tested.targets) for k in _CUTS}
         yield {"part": "retrieval", "what": scorer.name, "seed": 0, **found}
@@ -220,7 +215,7 @@ def measure_ranker(office: Office, seeds: range) -> Iterator[dict[str, Any]]:
     with_towers = office.with_towers(tower_of(office, 0))
     arms = {
         "no_text": (without, FAMILIES["without"]),
-        "no_text_towers": (with_towers, (*FAMILIES["without"], "two_tower")),
+        "no_text_towers": (with_towers, (*FAMILIES["without"], TOWERS)),
         "hybrid": (without, FAMILIES["with"]),
         "hybrid_towers": (with_towers, WITH_TOWERS),
     }
@@ -269,7 +264,6 @@ def figures_of(rows: list[dict[str, Any]]) -> dict[str, float]:
         ("two_tower_recall300", "two_tower", f"recall@{_KEPT}"),
         ("union_recall300", "union", f"recall@{_KEPT}"),
         ("union_recall300_without_towers", "union_without", f"recall@{_KEPT}"),
-        ("union_recall300_equal_shares", "union_equal", f"recall@{_KEPT}"),
     ):
         values = [row[name] for row in retrieval if row["what"] == what]
         if values:
@@ -339,8 +333,7 @@ def retrieval_table(results: dict[str, Any]) -> str:
     names = {
         "two_tower": "two towers",
         "union": f"all, the best {_KEPT} of their pool by `PreRanker`",
-        "union_equal": "the same, each generator the same share",
-        "union_without": "the best without the towers",
+        "union_without": "the same without the towers",
     }
     by_what = {row["what"]: [each for each in rows if each["what"] == row["what"]] for row in rows}
     others = sorted((what for what in by_what if what not in names), key=lambda what: -by_what[what][0]["recall@200"])

@@ -21,8 +21,8 @@ __all__ = ["PreRanker"]
 class PreRanker(BaseEstimator):
     """Keeps the best candidates of each query, by the places that all scorers give them.
 
-    The same number of candidates of each scorer is rarely the best use of a budget: some scorers find what others miss,
-    some find nothing of their own. Let each propose more than the ranker shall see, such as 200; what their places tell
+    Scorers need not have the same number of places in a budget: some find what others miss, some nothing of their own.
+    Let each propose more than the ranker shall see, such as 200; what their places tell
     is learned from queries whose target is known, and the best of the pool are kept. Scores are not looked at: they get
     other sizes each time that scorers are fitted anew.
 
